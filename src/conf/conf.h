@@ -1,0 +1,96 @@
+/* conf.h - the settings: one table of rows, read from YAML and from the environment.
+ *
+ * Precedence: environment over file over default. A row holds name ("pool.max_workers"),
+ * environment variable, type, range, default, secret?, and one sentence; the parser, `config
+ * check`, `config show`, the environment override and the reference page read the same rows. All
+ * errors of a file are reported at once, each as "file:line: name: rule". Unknown keys are
+ * refused. Strings are owned by the struct. Secrets are never printed. */
+#ifndef CG_CONF_CONF_H
+#define CG_CONF_CONF_H
+
+#include "core/buf.h"
+#include "core/err.h"
+
+enum conf_demo { DEMO_OFF, DEMO_AUTO };
+
+struct conf {
+    struct {
+        char *listen;             /* CLAUDEGATE_LISTEN, 127.0.0.1:3001; PORT replaces its port */
+        int64_t max_body_bytes;   /* CLAUDEGATE_SERVER_MAX_BODY_BYTES, 33554432 */
+        int64_t max_header_bytes; /* 32768 */
+        int64_t idle_timeout;     /* seconds, 75 */
+        int64_t read_timeout;     /* seconds, 60 */
+        int64_t max_connections;  /* 10000 */
+        int64_t drain_timeout;    /* seconds, 30: running turns at SIGTERM */
+        bool hsts;                /* false */
+    } server;
+    char *data_dir; /* CLAUDEGATE_DATA_DIR, "data" */
+    struct {
+        char *level;  /* LOG_LEVEL or CLAUDEGATE_LOG_LEVEL: debug info warn error; info */
+        char *dir;    /* "" = <data_dir>/logs; "none" = no files */
+        bool console; /* true */
+    } log;
+    struct {
+        char *url; /* DATABASE_URL, "" = sqlite file in data_dir; sqlite:PATH. secret */
+    } database;
+    struct {
+        char *url; /* REDIS_URL, "" = in-process. secret */
+    } redis;
+    struct {
+        char *base_url;        /* ANTHROPIC_BASE_URL, https://api.anthropic.com */
+        char *api_key;         /* ANTHROPIC_API_KEY; secret */
+        char *auth_token;      /* ANTHROPIC_AUTH_TOKEN: Authorization: Bearer; secret */
+        enum conf_demo demo;   /* CLAUDEGATE_UPSTREAM_DEMO: off | auto; off */
+        int64_t connect_timeout_ms;    /* 10000 */
+        int64_t first_byte_timeout_ms; /* 120000: request sent to response headers */
+        int64_t idle_timeout_ms;       /* 120000: silence inside a response */
+        int64_t max_retries;           /* 2: before the first byte, on 429/5xx/529 and connect errors */
+    } upstream;
+    struct {
+        char *bin;   /* CLAUDEGATE_CLAUDE_BIN, "" = search node_modules/.bin/claude and PATH */
+        char *model; /* claude-sonnet-4-5: when a request names none */
+    } claude;
+    struct {
+        int64_t max_workers;        /* 8 */
+        int64_t min_spare;          /* 1 */
+        int64_t start_concurrency;  /* 0 = number of cores */
+        int64_t max_requests;       /* 300 per worker */
+        int64_t max_rss_mb;         /* 450 */
+        int64_t max_age;            /* seconds, 21600 */
+        int64_t idle_timeout;       /* seconds, 900: a claimed, idle worker ends */
+        int64_t start_timeout_ms;   /* 60000 */
+        int64_t prepare_timeout_ms; /* 10000: reset and history */
+        int64_t silence_timeout_ms; /* 240000: no output inside a turn; < the CLI's own 300 s */
+        int64_t turn_timeout_ms;    /* 900000 */
+        int64_t interrupt_timeout_ms; /* 2000: interrupt to result, then kill */
+        int64_t queue_max;          /* 1000 */
+        int64_t queue_timeout_ms;   /* 60000 */
+    } pool;
+    struct {
+        int64_t ttl;           /* seconds after last use, 3600 */
+        int64_t max_bytes;     /* of one stored conversation, 8388608 */
+    } session;
+    struct {
+        int64_t requests_per_minute; /* 10: defaults of a new key */
+        int64_t requests_per_day;    /* 1000 */
+        int64_t tokens_per_day;      /* 100000 */
+        int64_t max_tokens;          /* 4096 */
+        char *models;                /* "claude-*", comma-separated patterns */
+    } keys;
+    struct {
+        char *token; /* CLAUDEGATE_METRICS_TOKEN, "" = only direct loopback peers; secret */
+    } metrics;
+};
+
+/* Reads `path` (NULL: none) and env (NULL: environ). On failure -1 and `ret_errors` holds every
+ * error, one per line; on success *ret_conf is a new struct. */
+MUST_USE int conf_load(const char *path, char *const *env, struct conf **ret_conf,
+                       struct buf *ret_errors);
+void conf_free(struct conf *conf); /* NULL is fine; zeroes secrets first */
+/* Effective settings as YAML with where each came from; secrets as "(set)" or "(not set)". */
+void conf_show(const struct conf *conf, struct buf *out);
+/* The rows as a Markdown table: name, variable, type, default, meaning. docs/configuration.md is
+ * this output, and a test compares them. */
+void conf_write_reference(struct buf *out);
+
+#endif

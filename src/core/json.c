@@ -1,0 +1,154 @@
+/* json.c - see the header. */
+#include "core/json.h"
+
+void json_unref_p(json_t **j)
+{
+    json_decref(*j);
+}
+
+json_t *json_parse(struct str text, struct err *err)
+{
+    json_error_t je;
+    json_t *j = json_loadb(text.p ? text.p : "", text.len,
+                           JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &je);
+    if (!j)
+        err_set(err, ERR_INVALID, "not valid JSON: line %d column %d: %s", je.line, je.column,
+                je.text);
+    return j;
+}
+
+static int write_cb(const char *p, size_t n, void *ctx)
+{
+    struct buf *b = ctx;
+    buf_add(b, p, n);
+    return buf_ok(b) ? 0 : -1;
+}
+
+void json_write(struct buf *b, const json_t *j)
+{
+    if (json_dump_callback(j, write_cb, b, JSON_COMPACT | JSON_ENCODE_ANY) != 0)
+        b->overflow = true;
+}
+
+struct str json_str_of(const json_t *j)
+{
+    return json_is_string(j) ? str_n(json_string_value(j), json_string_length(j)) : STR("");
+}
+
+struct str json_get_str(const json_t *obj, const char *key)
+{
+    return json_str_of(json_object_get(obj, key));
+}
+
+int64_t json_get_int(const json_t *obj, const char *key, int64_t fallback)
+{
+    const json_t *j = json_object_get(obj, key);
+    return json_is_integer(j) ? json_integer_value(j) : fallback;
+}
+
+bool json_get_bool(const json_t *obj, const char *key, bool fallback)
+{
+    const json_t *j = json_object_get(obj, key);
+    return json_is_boolean(j) ? json_is_true(j) : fallback;
+}
+
+static int check_range(const struct json_field *f, double v, const char *unit, struct err *err)
+{
+    if (f->min < f->max && (v < f->min || v > f->max))
+        return err_field(err, f->name, "must be between %.15g and %.15g%s", f->min, f->max, unit);
+    return 0;
+}
+
+static int read_string(const struct json_field *f, json_t *v, void *slot, struct err *err)
+{
+    if (!json_is_string(v))
+        return err_field(err, f->name, "must be a string");
+    struct str s = json_str_of(v);
+    if (f->max > 0 && s.len < (size_t)f->min)
+        return err_field(err, f->name, "must not be %s", s.len ? "that short" : "empty");
+    if (f->max > 0 && s.len > (size_t)f->max)
+        return err_field(err, f->name, "must be at most %.0f bytes long", f->max);
+    *(struct str *)slot = s;
+    return 0;
+}
+
+static int read_number(const struct json_field *f, json_t *v, void *slot, struct err *err)
+{
+    if (f->type == JF_INT) {
+        if (!json_is_integer(v))
+            return err_field(err, f->name, "must be an integer");
+        *(int64_t *)slot = json_integer_value(v);
+    } else {
+        if (!json_is_number(v))
+            return err_field(err, f->name, "must be a number");
+        *(double *)slot = json_number_value(v);
+    }
+    return check_range(f, json_number_value(v), "", err);
+}
+
+static int read_field(const struct json_field *f, json_t *v, void *slot, struct err *err)
+{
+    switch (f->type) {
+    case JF_STRING:
+        return read_string(f, v, slot, err);
+    case JF_BOOL:
+        if (!json_is_boolean(v))
+            return err_field(err, f->name, "must be true or false");
+        *(bool *)slot = json_is_true(v);
+        return 0;
+    case JF_INT:
+    case JF_REAL:
+        return read_number(f, v, slot, err);
+    case JF_ARRAY:
+        if (!json_is_array(v))
+            return err_field(err, f->name, "must be an array");
+        break;
+    case JF_OBJECT:
+        if (!json_is_object(v))
+            return err_field(err, f->name, "must be an object");
+        break;
+    case JF_ANY:
+        break;
+    }
+    *(json_t **)slot = v;
+    return 0;
+}
+
+static const struct json_field *find_field(const struct json_field *fields, size_t count,
+                                           const char *name)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(fields[i].name, name) == 0)
+            return &fields[i];
+    }
+    return NULL;
+}
+
+int json_read_fields(const json_t *obj, const struct json_field *fields, size_t count, void *out,
+                     struct err *err)
+{
+    const char *key;
+    json_t *v;
+    if (!json_is_object(obj))
+        return err_set(err, ERR_INVALID, "must be a JSON object");
+    json_object_foreach((json_t *)(uintptr_t)obj, key, v)
+    {
+        const struct json_field *f = find_field(fields, count, key);
+        char name[64];
+        snprintf(name, sizeof(name), "%.60s", key);
+        if (!f)
+            return err_field(err, name, "unknown field");
+        if (json_is_null(v) && f->type != JF_ANY)
+            continue;
+        if (read_field(f, v, (char *)out + f->offset, err) != 0)
+            return -1;
+        if (f->has_offset)
+            *(bool *)(void *)((char *)out + f->has_offset) = true;
+    }
+    for (size_t i = 0; i < count; i++) {
+        const json_t *have = json_object_get(obj, fields[i].name);
+        if (fields[i].required && (!have || (json_is_null(have) && fields[i].type != JF_ANY)))
+            return err_field(err, fields[i].name, "is required");
+    }
+    return 0;
+}

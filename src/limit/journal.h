@@ -1,0 +1,25 @@
+/* journal.h - usage rows on their way to the database: appended to a local file first.
+ *
+ * journal_append() writes one line with one write(2) before it returns, so kill -9 loses nothing;
+ * fsync follows on an interval. A background batch moves rows to the database and then drops them
+ * from the file; a database outage only lengthens the file; a replay never doubles a row
+ * (request_id is unique). */
+#ifndef CG_LIMIT_JOURNAL_H
+#define CG_LIMIT_JOURNAL_H
+
+#include "core/err.h"
+#include "core/loop.h"
+#include "store/store.h"
+
+struct journal;
+
+/* dir is created. Rows left from an earlier run are moved to the database first. */
+struct journal *journal_open(struct loop *loop, struct db *db, const char *dir, struct err *err);
+/* -1 when the disk refused it: the caller must say so loudly, the request was already answered. */
+MUST_USE int journal_append(struct journal *j, const struct usage_row *row, struct err *err);
+size_t journal_pending(const struct journal *j); /* rows not yet in the database */
+/* done when everything appended so far is in the database. */
+void journal_flush(struct journal *j, store_done_fn *done, void *ctx);
+void journal_close(struct journal *j); /* flush first; what is left stays in the file */
+
+#endif

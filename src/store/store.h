@@ -1,0 +1,115 @@
+/* store.h - rows of the schema as structs, and every SQL statement, written once.
+ *
+ * A store function submits one statement and reports through its callback (db.h's contract: once,
+ * later, on the loop). Structs handed to callbacks are borrowed; copy with the *_copy functions. */
+#ifndef CG_STORE_STORE_H
+#define CG_STORE_STORE_H
+
+#include "core/id.h"
+#include "db/db.h"
+
+#include <jansson.h>
+
+/* --- users ------------------------------------------------------------------------------- */
+struct user {
+    char id[ID_UUID_SIZE];
+    char *name;          /* login name, unique */
+    char *role;          /* owner | operator | viewer */
+    char *password_hash; /* bcrypt, NULL = cannot log in */
+    int64_t created_at;  /* wall ms */
+};
+typedef void user_done_fn(void *ctx, const struct user *user, const struct err *err);
+void user_insert(struct db *db, const struct user *user, user_done_fn *done, void *ctx);
+void user_find_by_name(struct db *db, const char *name, user_done_fn *done, void *ctx);
+typedef void count_done_fn(void *ctx, int64_t count, const struct err *err);
+void user_count(struct db *db, count_done_fn *done, void *ctx);
+
+/* --- API keys ---------------------------------------------------------------------------- */
+#define KEY_PUBLIC_ID_LEN 12
+#define KEY_SECRET_LEN    43
+#define KEY_TEXT_SIZE     (6 + KEY_PUBLIC_ID_LEN + 1 + KEY_SECRET_LEN + 1) /* sk-cg-<id>-<secret> */
+
+struct key_limits { /* -1 = unlimited. JSON names as in the document: requestsPerMinute, ... */
+    int64_t requests_per_minute, requests_per_day, tokens_per_day;
+};
+struct key_permissions {
+    char **models; /* patterns with '*', NULL-terminated. JSON: models */
+    int64_t max_tokens;
+    bool allow_streaming;
+};
+struct api_key {
+    char id[ID_UUID_SIZE];
+    char public_id[KEY_PUBLIC_ID_LEN + 1];
+    char *secret_hash; /* bcrypt $2b$ */
+    char user_id[ID_UUID_SIZE];
+    char *name;
+    char *status; /* active | revoked */
+    int64_t created_at, expires_at, last_used_at; /* wall ms, 0 = none */
+    struct key_limits limits;
+    struct key_permissions permissions;
+};
+void api_key_copy(struct api_key *dst, const struct api_key *src); /* deep; dst uninitialised */
+void api_key_release(struct api_key *key);
+bool api_key_allows_model(const struct api_key *key, const char *model);
+
+typedef void api_key_done_fn(void *ctx, const struct api_key *key, const struct err *err);
+typedef void api_key_list_fn(void *ctx, const struct api_key *keys, size_t count,
+                             const struct err *err);
+void api_key_insert(struct db *db, const struct api_key *key, api_key_done_fn *done, void *ctx);
+/* key NULL and err NULL: there is none. */
+void api_key_find(struct db *db, const char *public_id, api_key_done_fn *done, void *ctx);
+void api_key_list(struct db *db, api_key_list_fn *done, void *ctx); /* newest first */
+/* By public id or uuid. ERR_NOT_FOUND when there is none. */
+void api_key_set_status(struct db *db, const char *id, const char *status, api_key_done_fn *done,
+                        void *ctx);
+/* Many at once, one statement each, one transaction; errors are logged, nothing waits. */
+struct api_key_use {
+    char id[ID_UUID_SIZE];
+    int64_t at;
+};
+void api_key_touch(struct db *db, const struct api_key_use *uses, size_t count);
+
+/* --- usage_logs -------------------------------------------------------------------------- */
+struct usage_row {
+    char request_id[ID_REQUEST_SIZE]; /* unique: a replay never doubles */
+    char api_key_id[ID_UUID_SIZE];
+    char session_id[ID_UUID_SIZE]; /* "" = none */
+    int64_t timestamp;             /* wall ms at accept */
+    char endpoint[64], method[8], model[100];
+    int64_t input_tokens, output_tokens, cache_creation_tokens, cache_read_tokens;
+    bool estimated; /* output was cut off before upstream told its count */
+    int64_t upstream_calls, retries;
+    int64_t response_time_ms, ttft_ms, queue_ms; /* ttft -1 = no output */
+    int status_code;
+    char error[200]; /* "" = none */
+};
+/* Inserts rows in one transaction; rows already there (request_id) are skipped. */
+typedef void store_done_fn(void *ctx, const struct err *err);
+void usage_insert(struct db *db, const struct usage_row *rows, size_t count, store_done_fn *done,
+                  void *ctx);
+/* Requests and tokens since `since` (wall ms), per key: to rebuild the day's counters. */
+struct usage_sum {
+    char api_key_id[ID_UUID_SIZE];
+    int64_t requests, tokens;
+};
+typedef void usage_sums_fn(void *ctx, const struct usage_sum *sums, size_t count,
+                           const struct err *err);
+void usage_sums_since(struct db *db, int64_t since, usage_sums_fn *done, void *ctx);
+
+/* --- sessions ---------------------------------------------------------------------------- */
+struct session_row {
+    char id[ID_UUID_SIZE];
+    char api_key_id[ID_UUID_SIZE];
+    struct str conversation_id; /* the CLI's session id at the last turn, "" = none */
+    struct str context;         /* JSON: {"model","system","messages":[...]} */
+    int64_t created_at, last_accessed_at;
+};
+typedef void session_done_fn(void *ctx, const struct session_row *row, const struct err *err);
+/* row NULL and err NULL: none with this id belonging to this key. */
+void session_find(struct db *db, const char *id, const char *api_key_id, session_done_fn *done,
+                  void *ctx);
+void session_save(struct db *db, const struct session_row *row, store_done_fn *done, void *ctx);
+void session_delete_expired(struct db *db, int64_t last_accessed_before, count_done_fn *done,
+                            void *ctx);
+
+#endif

@@ -1,0 +1,62 @@
+/* relay.h - a worker's only way to the API: one unix socket per worker, served by us.
+ *
+ * The CLI inside the worker talks plain HTTP to its socket with a dummy key. The relay knows the
+ * worker by its socket, puts in the operator's credential, writes the parameters the CLI has no
+ * flag for into the request's JSON, forwards with libcurl (TLS verified) and streams the response
+ * back, reading usage, stop reason, status, request id and retry-after as they pass. A call that comes while no turn is open is
+ * refused (403) and counted. `HEAD /` is answered here.
+ *
+ * A stop_reason "max_tokens" or "model_context_window_exceeded" is shown to the CLI as "end_turn"
+ * (it would otherwise go on by itself with hidden extra calls); the true one is in the turn. */
+#ifndef CG_UPSTREAM_RELAY_H
+#define CG_UPSTREAM_RELAY_H
+
+#include "core/err.h"
+#include "core/loop.h"
+
+#include <jansson.h>
+
+/* Shared by all relays: the libcurl multi handle, credential, base URL, time-outs. */
+struct upstream;
+struct upstream_opts {
+    const char *base_url;   /* http(s)://host[:port][/prefix] */
+    const char *api_key;    /* x-api-key; or */
+    const char *auth_token; /* Authorization: Bearer; NULL or "" = none */
+    int64_t connect_timeout_ms, first_byte_timeout_ms, idle_timeout_ms;
+    int max_retries; /* before the first byte of a response: 429, 500, 502, 503, 529, connect */
+};
+struct upstream *upstream_new(struct loop *loop, const struct upstream_opts *opts, struct err *err);
+void upstream_free(struct upstream *up);
+
+/* What one turn wants changed in the upstream request, and what upstream told about it. Owned by
+ * the caller; must outlive the turn (until relay_end_turn). */
+struct relay_turn {
+    /* in: */
+    json_t *params;      /* object, keys set in the request's top level (temperature,
+                            max_tokens, stop_sequences, ...); a null value removes the key; NULL = none */
+    json_t *system;      /* array of blocks appended to the request's `system`; NULL = none */
+    const char *request_id; /* for logs */
+    /* out: */
+    int calls;           /* requests forwarded (retries not counted) */
+    int retries;
+    int64_t input_tokens, output_tokens, cache_creation_tokens, cache_read_tokens;
+    bool estimated;      /* a call was cut off before its final usage: output is an estimate,
+                            one token per 4 bytes of text seen, at least what was reported */
+    char stop_reason[40];/* of the last call, the true one; "" = none seen */
+    int status;          /* HTTP status of the last call; 0 = none */
+    int retry_after_s;   /* of the last non-2xx response, 0 = none */
+    char upstream_request_id[64];
+    char error_type[48]; /* error.type and error.message of the last non-2xx or `event: error` */
+    char error_message[300];
+    enum { RELAY_OK, RELAY_UNREACHABLE, RELAY_TIMED_OUT } failure; /* no response at all */
+};
+
+struct relay;
+/* Listens on `socket_path` (created 0600, removed at the end). */
+struct relay *relay_new(struct upstream *up, const char *socket_path, struct err *err);
+void relay_begin_turn(struct relay *r, struct relay_turn *turn);
+/* Aborts upstream calls still running and completes the turn's numbers. */
+void relay_end_turn(struct relay *r);
+void relay_free(struct relay *r);
+
+#endif
