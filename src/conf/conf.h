@@ -3,8 +3,11 @@
  * Precedence: environment over file over default. A row holds name ("pool.max_workers"),
  * environment variable, type, range, default, secret?, and one sentence; the parser, `config
  * check`, `config show`, the environment override and the reference page read the same rows. All
- * errors of a file are reported at once, each as "file:line: name: rule". Unknown keys are
- * refused. Strings are owned by the struct. Secrets are never printed. */
+ * errors of a file are reported at once, each as "file:line: name: rule"; those of the environment
+ * as "environment: CLAUDEGATE_X: rule". Unknown keys are refused, unknown CLAUDEGATE_* variables
+ * too (CLAUDEGATE_CONFIG, which names the file, is the caller's). An empty variable counts as
+ * unset. Every setting also has the variable CLAUDEGATE_<SECTION>_<NAME>; a variable named below
+ * wins over it. Strings are owned by the struct, never NULL. Secrets are never printed. */
 #ifndef CG_CONF_CONF_H
 #define CG_CONF_CONF_H
 
@@ -12,6 +15,8 @@
 #include "core/err.h"
 
 enum conf_demo { DEMO_OFF, DEMO_AUTO };
+
+struct conf_origin; /* private */
 
 struct conf {
     struct {
@@ -37,38 +42,39 @@ struct conf {
         char *url; /* REDIS_URL, "" = in-process. secret */
     } redis;
     struct {
-        char *base_url;        /* ANTHROPIC_BASE_URL, https://api.anthropic.com */
-        char *api_key;         /* ANTHROPIC_API_KEY; secret */
-        char *auth_token;      /* ANTHROPIC_AUTH_TOKEN: Authorization: Bearer; secret */
-        enum conf_demo demo;   /* CLAUDEGATE_UPSTREAM_DEMO: off | auto; off */
+        char *base_url;                /* ANTHROPIC_BASE_URL, https://api.anthropic.com */
+        char *api_key;                 /* ANTHROPIC_API_KEY; secret */
+        char *auth_token;              /* ANTHROPIC_AUTH_TOKEN: Authorization: Bearer; secret */
+        enum conf_demo demo;           /* CLAUDEGATE_UPSTREAM_DEMO: off | auto; off */
         int64_t connect_timeout_ms;    /* 10000 */
         int64_t first_byte_timeout_ms; /* 120000: request sent to response headers */
         int64_t idle_timeout_ms;       /* 120000: silence inside a response */
-        int64_t max_retries;           /* 2: before the first byte, on 429/5xx/529 and connect errors */
+        int64_t max_retries; /* 2: before the first byte, on 429/5xx/529 and connect errors */
     } upstream;
     struct {
-        char *bin;   /* CLAUDEGATE_CLAUDE_BIN, "" = search node_modules/.bin/claude and PATH */
-        char *model; /* claude-sonnet-4-5: when a request names none */
+        char *bin;      /* CLAUDEGATE_CLAUDE_BIN, "" = search node_modules/.bin/claude and PATH */
+        char *model;    /* claude-sonnet-4-5: when a request names none */
+        char *pass_env; /* "": comma-separated names of variables handed on to the processes */
     } claude;
     struct {
-        int64_t max_workers;        /* 8 */
-        int64_t min_spare;          /* 1 */
-        int64_t start_concurrency;  /* 0 = number of cores */
-        int64_t max_requests;       /* 300 per worker */
-        int64_t max_rss_mb;         /* 450 */
-        int64_t max_age;            /* seconds, 21600 */
-        int64_t idle_timeout;       /* seconds, 900: a claimed, idle worker ends */
-        int64_t start_timeout_ms;   /* 60000 */
-        int64_t prepare_timeout_ms; /* 10000: reset and history */
-        int64_t silence_timeout_ms; /* 240000: no output inside a turn; < the CLI's own 300 s */
-        int64_t turn_timeout_ms;    /* 900000 */
+        int64_t max_workers;          /* 8 */
+        int64_t min_spare;            /* 1 */
+        int64_t start_concurrency;    /* 0 = number of cores */
+        int64_t max_requests;         /* 300 per worker */
+        int64_t max_rss_mb;           /* 450 */
+        int64_t max_age;              /* seconds, 21600 */
+        int64_t idle_timeout;         /* seconds, 900: a claimed, idle worker ends */
+        int64_t start_timeout_ms;     /* 60000 */
+        int64_t prepare_timeout_ms;   /* 10000: reset and history */
+        int64_t silence_timeout_ms;   /* 240000: no output inside a turn; < the CLI's own 300 s */
+        int64_t turn_timeout_ms;      /* 900000 */
         int64_t interrupt_timeout_ms; /* 2000: interrupt to result, then kill */
-        int64_t queue_max;          /* 1000 */
-        int64_t queue_timeout_ms;   /* 60000 */
+        int64_t queue_max;            /* 1000 */
+        int64_t queue_timeout_ms;     /* 60000 */
     } pool;
     struct {
-        int64_t ttl;           /* seconds after last use, 3600 */
-        int64_t max_bytes;     /* of one stored conversation, 8388608 */
+        int64_t ttl;       /* seconds after last use, 3600 */
+        int64_t max_bytes; /* of one stored conversation, 8388608 */
     } session;
     struct {
         int64_t requests_per_minute; /* 10: defaults of a new key */
@@ -80,10 +86,12 @@ struct conf {
     struct {
         char *token; /* CLAUDEGATE_METRICS_TOKEN, "" = only direct loopback peers; secret */
     } metrics;
+    /* Private: where each setting came from; NULL in a hand-built one. */
+    struct conf_origin *origins;
 };
 
-/* Reads `path` (NULL: none) and env (NULL: environ). On failure -1 and `ret_errors` holds every
- * error, one per line; on success *ret_conf is a new struct. */
+/* Reads `path` (NULL: none) and env (NULL: environ). On failure -1 and `ret_errors` (initialised by
+ * the caller) gained every error, one per line; on success *ret_conf is a new struct. */
 MUST_USE int conf_load(const char *path, char *const *env, struct conf **ret_conf,
                        struct buf *ret_errors);
 void conf_free(struct conf *conf); /* NULL is fine; zeroes secrets first */

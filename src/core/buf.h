@@ -32,7 +32,8 @@ void buf_vprintf(struct buf *b, const char *fmt, va_list ap) PRINTF_LIKE(2, 0);
 void buf_json_str(struct buf *b, struct str s);
 /* Drop n bytes from the front. */
 void buf_consume(struct buf *b, size_t n);
-/* Room for n more bytes at data+len, for read(2); then buf_grow_len(). False when over the limit. */
+/* Room for n more bytes at data+len, for read(2); then buf_grow_len(). False when over the limit.
+ */
 MUST_USE bool buf_reserve(struct buf *b, size_t n);
 void buf_grow_len(struct buf *b, size_t n);
 

@@ -56,7 +56,8 @@ const struct err_info *err_info(enum err_code code)
     return &table[code];
 }
 
-static void set_v(struct err *err, enum err_code code, const char *fmt, va_list ap)
+static void PRINTF_LIKE(3, 0)
+    set_v(struct err *err, enum err_code code, const char *fmt, va_list ap)
 {
     *err = (struct err){.code = code};
     vsnprintf(err->msg, sizeof(err->msg), fmt, ap);

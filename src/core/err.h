@@ -12,25 +12,25 @@
 
 enum err_code {
     ERR_NONE = 0,
-    ERR_INVALID,          /* bad JSON, bad field: client's fault */
-    ERR_UNAUTHENTICATED,  /* missing, wrong, expired or disabled key */
-    ERR_FORBIDDEN,        /* key may not do this */
+    ERR_INVALID,         /* bad JSON, bad field: client's fault */
+    ERR_UNAUTHENTICATED, /* missing, wrong, expired or disabled key */
+    ERR_FORBIDDEN,       /* key may not do this */
     ERR_NOT_FOUND,
-    ERR_METHOD,           /* path exists, method does not */
-    ERR_CONFLICT,         /* already exists */
-    ERR_SESSION_BUSY,     /* one turn at a time */
-    ERR_TOO_LARGE,        /* request body or derived object over its limit */
-    ERR_RATE_LIMITED,     /* requests per minute */
-    ERR_QUOTA,            /* day or budget spent */
-    ERR_OVERLOADED,       /* queue full or waited too long */
+    ERR_METHOD,       /* path exists, method does not */
+    ERR_CONFLICT,     /* already exists */
+    ERR_SESSION_BUSY, /* one turn at a time */
+    ERR_TOO_LARGE,    /* request body or derived object over its limit */
+    ERR_RATE_LIMITED, /* requests per minute */
+    ERR_QUOTA,        /* day or budget spent */
+    ERR_OVERLOADED,   /* queue full or waited too long */
     ERR_SHUTTING_DOWN,
-    ERR_UPSTREAM,         /* upstream said 4xx/5xx: see struct err.status */
+    ERR_UPSTREAM, /* upstream said 4xx/5xx: see struct err.status */
     ERR_UPSTREAM_UNREACHABLE,
-    ERR_WORKER,           /* a claude process crashed or could not start */
-    ERR_TIMEOUT,          /* turn timed out */
-    ERR_UNAVAILABLE,      /* database or shared store away */
-    ERR_CLIENT_GONE,      /* nobody is left to answer: for logs and usage rows */
-    ERR_IO,               /* operating system said no */
+    ERR_WORKER,      /* a claude process crashed or could not start */
+    ERR_TIMEOUT,     /* turn timed out */
+    ERR_UNAVAILABLE, /* database or shared store away */
+    ERR_CLIENT_GONE, /* nobody is left to answer: for logs and usage rows */
+    ERR_IO,          /* operating system said no */
     ERR_CONFIG,
     ERR_INTERNAL,
     ERR_CODE_COUNT

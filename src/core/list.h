@@ -64,7 +64,7 @@ static inline struct node *list_pop_front(struct list *l)
 }
 
 /* for (each) { ... }: the current node may be removed in the body. */
-#define LIST_EACH(l, n)                                                           \
+#define LIST_EACH(l, n)                                                         \
     for (struct node *n = (l)->head.next, *n##_next = n->next; n != &(l)->head; \
          n = n##_next, n##_next = n->next)
 

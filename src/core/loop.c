@@ -92,8 +92,7 @@ void loop_stop(struct loop *loop)
 void loop_defer(struct loop *loop, loop_defer_fn *fn, void *obj)
 {
     struct node *node = list_pop_front(&loop->spare);
-    struct deferred *d =
-        node ? container_of(node, struct deferred, node) : x_calloc(1, sizeof(*d));
+    struct deferred *d = node ? container_of(node, struct deferred, node) : x_calloc(1, sizeof(*d));
     d->fn = fn;
     d->obj = obj;
     list_push_back(&loop->deferred, &d->node);

@@ -17,7 +17,7 @@ struct loop;
 struct loop *loop_new(void);
 void loop_free(struct loop *loop); /* runs what is still deferred */
 struct event_base *loop_base(struct loop *loop);
-void loop_run(struct loop *loop);  /* until loop_stop() */
+void loop_run(struct loop *loop); /* until loop_stop() */
 void loop_stop(struct loop *loop);
 
 /* Calls fn(obj) on the next turn of the loop, in the order asked. The only way to free a

@@ -95,21 +95,27 @@ bool str_glob(const char *pattern, struct str s)
     return *pattern == '\0';
 }
 
-/* Length of the UTF-8 sequence at p (n bytes left), 0 if it is not one. RFC 3629. */
+/* What the second byte may be after this first byte: no overlong forms, no surrogates, nothing
+ * past U+10FFFF. RFC 3629, section 4. */
+static bool second_ok(unsigned char first, unsigned char second)
+{
+    unsigned char low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;
+    unsigned char high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;
+    return second >= low && second <= high;
+}
+
+/* Length of the UTF-8 sequence at p (n bytes left), 0 if it is not one. */
 static size_t utf8_seq(const unsigned char *p, size_t n)
 {
     if (p[0] < 0x80)
         return 1;
     size_t len = p[0] >= 0xF0 ? 4 : p[0] >= 0xE0 ? 3 : 2;
-    if (p[0] < 0xC2 || p[0] > 0xF4 || n < len)
+    if (p[0] < 0xC2 || p[0] > 0xF4 || n < len || !second_ok(p[0], p[1]))
         return 0;
-    for (size_t i = 1; i < len; i++) {
+    for (size_t i = 2; i < len; i++) {
         if ((p[i] & 0xC0) != 0x80)
             return 0;
     }
-    if ((p[0] == 0xE0 && p[1] < 0xA0) || (p[0] == 0xED && p[1] > 0x9F) ||
-        (p[0] == 0xF0 && p[1] < 0x90) || (p[0] == 0xF4 && p[1] > 0x8F))
-        return 0;
     return len;
 }
 

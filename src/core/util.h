@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <stdnoreturn.h>
 
-#define MUST_USE         __attribute__((warn_unused_result))
+#define MUST_USE          __attribute__((warn_unused_result))
 #define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
@@ -18,15 +18,15 @@
 #define AUTO(fn) __attribute__((cleanup(fn)))
 
 /* TAKE_PTR(p): the value of p, which becomes NULL: hands ownership over. */
-#define TAKE_PTR(p)             \
-    (__extension__({            \
+#define TAKE_PTR(p)                \
+    (__extension__({               \
         __typeof__(p) *_pp = &(p); \
         __typeof__(p) _v = *_pp;   \
-        *_pp = NULL;            \
-        _v;                     \
+        *_pp = NULL;               \
+        _v;                        \
     }))
 
-#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
 /* A broken invariant is our own bug: stop at once, with the place. Active in every build. */
 #define BUG_ON(cond)                                     \
@@ -39,12 +39,12 @@ noreturn void bug_at(const char *file, int line, const char *func, const char *w
 
 /* Objects reached through `void *ctx` start with `uint32_t tag`. OBJ checks it, so that a
  * wrong callback context dies with a name instead of corrupting memory. */
-#define OBJ(ctx, type, TAG)                                                 \
-    (__extension__({                                                        \
-        type *_obj = (ctx);                                                 \
-        if (__builtin_expect(!_obj || _obj->tag != (TAG), 0))               \
-            bug_at(__FILE__, __LINE__, __func__, "ctx is not a " #type);    \
-        _obj;                                                               \
+#define OBJ(ctx, type, TAG)                                              \
+    (__extension__({                                                     \
+        type *_obj = (ctx);                                              \
+        if (__builtin_expect(!_obj || _obj->tag != (TAG), 0))            \
+            bug_at(__FILE__, __LINE__, __func__, "ctx is not a " #type); \
+        _obj;                                                            \
     }))
 
 #define TAG4(a, b, c, d) \

@@ -1,0 +1,167 @@
+/* check.c - rules of single texts: addresses, URLs, credentials.
+ *
+ * URLs are taken apart by libcurl, the same parser that later connects: two parsers that disagree
+ * about where the host is would let a credential out. */
+#include "conf/settings.h"
+
+#include <arpa/inet.h>
+#include <curl/curl.h>
+
+#define PASS_ENV_MAX 20
+#define LISTEN_RULE \
+    "must be IPv4:port, [IPv6]:port, localhost:port or :port (all addresses), port 0 to 65535"
+
+static bool is_ip(int family, struct str host)
+{
+    char text[INET6_ADDRSTRLEN];
+    struct in6_addr addr;
+    if (host.len >= sizeof(text))
+        return false;
+    memcpy(text, host.p, host.len);
+    text[host.len] = '\0';
+    return inet_pton(family, text, &addr) == 1;
+}
+
+static bool is_bracketed_ipv6(struct str host)
+{
+    return host.len > 2 && host.p[0] == '[' && host.p[host.len - 1] == ']' &&
+           is_ip(AF_INET6, str_n(host.p + 1, host.len - 2));
+}
+
+const char *check_listen(struct str value)
+{
+    uint64_t port;
+    const char *colon = memrchr(value.p, ':', value.len);
+    if (!colon)
+        return LISTEN_RULE;
+    struct str host = str_n(value.p, (size_t)(colon - value.p));
+    struct str tail = str_n(colon + 1, value.len - host.len - 1);
+    if (!str_to_u64(tail, &port) || port > 65535)
+        return LISTEN_RULE;
+    bool ok = host.len == 0 || str_eq_c(host, "localhost") || is_ip(AF_INET, host) ||
+              is_bracketed_ipv6(host);
+    return ok ? NULL : LISTEN_RULE;
+}
+
+const char *check_database_url(struct str value)
+{
+    if (str_starts(value, "postgres:") || str_starts(value, "postgresql:"))
+        return "PostgreSQL is not supported by this version";
+    bool ok = str_starts(value, "sqlite:") && value.len > strlen("sqlite:");
+    /* "sqlite://name" would silently be a file in the root directory. */
+    if (!ok || (str_starts(value, "sqlite://") && !str_starts(value, "sqlite:///")))
+        return "must be empty or sqlite:PATH";
+    return NULL;
+}
+
+const char *check_redis_url(struct str value)
+{
+    (void)value;
+    return "Redis is not supported by this version; must be empty";
+}
+
+const char *check_token(struct str value)
+{
+    for (size_t i = 0; i < value.len; i++) {
+        if (value.p[i] <= 0x20 || value.p[i] >= 0x7F)
+            return "must be visible ASCII characters without spaces";
+    }
+    return NULL;
+}
+
+const char *check_model_patterns(struct str value)
+{
+    while (value.len) {
+        struct str one = str_trim(str_split(&value, ','));
+        if (one.len == 0 || check_token(one))
+            return "must be model names or patterns with *, separated by commas";
+    }
+    return NULL;
+}
+
+static bool is_variable_name(struct str name)
+{
+    for (size_t i = 0; i < name.len; i++) {
+        char c = name.p[i];
+        bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+        if (!letter && (i == 0 || c < '0' || c > '9'))
+            return false;
+    }
+    return name.len > 0;
+}
+
+/* A process that reads prompts must hold no credential, nor may what keeps it harmless be
+ * replaced. CLAUDE covers CLAUDE_CODE_* and CLAUDEGATE_*. */
+static bool may_be_passed(struct str name)
+{
+    return !str_starts(name, "ANTHROPIC_") && !str_starts(name, "CLAUDE") &&
+           !str_eq_c(name, "DATABASE_URL") && !str_eq_c(name, "REDIS_URL") &&
+           !str_eq_c(name, "HOME") && !str_eq_c(name, "PATH");
+}
+
+const char *check_pass_env(struct str value)
+{
+    for (int n = 1; value.len; n++) {
+        struct str name = str_trim(str_split(&value, ','));
+        if (n > PASS_ENV_MAX || !is_variable_name(name))
+            return "must be at most 20 names of variables, separated by commas";
+        if (!may_be_passed(name))
+            return "must not name HOME, PATH, DATABASE_URL, REDIS_URL, ANTHROPIC_* or CLAUDE*: the "
+                   "processes get their own, and never a credential";
+    }
+    return NULL;
+}
+
+static void free_url(CURLU **url)
+{
+    curl_url_cleanup(*url);
+}
+
+static bool is_loopback(const char *host)
+{
+    return strcmp(host, "localhost") == 0 || strcmp(host, "[::1]") == 0 ||
+           (strncmp(host, "127.", 4) == 0 && is_ip(AF_INET, str_c(host)));
+}
+
+static bool has_part(CURLU *url, CURLUPart part)
+{
+    char *text = NULL;
+    CURLUcode rc = curl_url_get(url, part, &text, 0);
+    curl_free(text);
+    return rc == CURLUE_OK;
+}
+
+static const char *check_scheme_and_host(const char *scheme, const char *host)
+{
+    if (strcmp(scheme, "https") == 0)
+        return NULL;
+    if (strcmp(scheme, "http") != 0)
+        return "must be an http:// or https:// URL";
+    if (is_loopback(host))
+        return NULL;
+    return "plain http is allowed to this machine only (127.0.0.0/8, [::1], localhost): prompts "
+           "and the credential would travel in the clear; use https";
+}
+
+const char *check_base_url(struct str value)
+{
+    AUTO(free_url) CURLU *url = curl_url();
+    AUTO(free_charp) char *text = str_dup(value);
+    char *scheme = NULL, *host = NULL;
+    const char *broken = "must be an http:// or https:// URL";
+    BUG_ON(!url);
+    if (curl_url_set(url, CURLUPART_URL, text, 0) != CURLUE_OK)
+        return broken;
+    if (curl_url_get(url, CURLUPART_SCHEME, &scheme, 0) == CURLUE_OK &&
+        curl_url_get(url, CURLUPART_HOST, &host, 0) == CURLUE_OK)
+        broken = check_scheme_and_host(scheme, host);
+    curl_free(scheme);
+    curl_free(host);
+    if (broken)
+        return broken;
+    if (has_part(url, CURLUPART_USER) || has_part(url, CURLUPART_PASSWORD))
+        return "must not contain a user name or password";
+    if (has_part(url, CURLUPART_QUERY) || has_part(url, CURLUPART_FRAGMENT))
+        return "must not contain a query or a fragment";
+    return NULL;
+}

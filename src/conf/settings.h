@@ -1,0 +1,104 @@
+/* settings.h - private to conf: the rows, and what the loader shares between its files. */
+#ifndef CG_CONF_SETTINGS_H
+#define CG_CONF_SETTINGS_H
+
+#include "conf/conf.h"
+
+enum setting_kind {
+    SET_STRING,   /* char * */
+    SET_CHOICE,   /* char *, one of .choices */
+    SET_DEMO,     /* enum conf_demo, the index in .choices */
+    SET_BOOL,     /* bool */
+    SET_INT,      /* int64_t */
+    SET_SECONDS,  /* int64_t; "90" or "5m" */
+    SET_MILLIS,   /* int64_t; "90" or "5m" */
+    SET_BYTES,    /* int64_t; "90" or "32MiB" */
+    SET_MEBIBYTES /* int64_t; "90" or "1GiB" */
+};
+
+/* NULL, or the rule that `value` breaks. */
+typedef const char *setting_check_fn(struct str value);
+
+struct setting {
+    const char *name; /* "section.name", or "name" at the top level */
+    const char *env;  /* the variable that wins over the mechanical one; NULL = none */
+    enum setting_kind kind;
+    bool secret;
+    bool may_be_empty;          /* texts only */
+    size_t offset;              /* in struct conf */
+    int64_t min, max;           /* numbers, in the row's unit */
+    const char *def;            /* as it would stand in the file */
+    const char *const *choices; /* NULL-terminated */
+    setting_check_fn *check;    /* texts only */
+    const char *help;           /* one sentence */
+};
+
+extern const struct setting settings[];
+extern const size_t settings_count;
+
+/* Index of the row of that name, or -1. */
+int setting_find(struct str name);
+bool setting_is_section(struct str name);
+/* Length of the section part of the name; 0 at the top level. */
+size_t setting_section_len(const struct setting *s);
+const char *setting_leaf(const struct setting *s);
+bool setting_is_text(const struct setting *s);
+/* Where the value of a text stands in conf. */
+char **setting_text(const struct setting *s, struct conf *conf);
+
+#define SETTING_ENV_SIZE 80
+/* CLAUDEGATE_<SECTION>_<NAME>; returns out. */
+const char *setting_env_name(const struct setting *s, char out[SETTING_ENV_SIZE]);
+
+/* Append "(nearest: a, b)" of the settings, or of their variables. */
+void setting_suggest(struct buf *out, struct str wrong);
+void setting_suggest_env(struct buf *out, struct str wrong);
+
+/* value.c: what a value must be, in words ("must be ..."). */
+void setting_rule(const struct setting *s, struct buf *out);
+/* The row's kind in a word or two, with its range, for the reference. */
+void setting_describe_type(const struct setting *s, struct buf *out);
+/* Reads text into conf. On failure `rule` gained the broken rule, conf is untouched. */
+MUST_USE int setting_parse(const struct setting *s, struct str text, struct conf *conf,
+                           struct buf *rule);
+/* Appends the value as YAML; not for secrets. */
+void setting_write(const struct setting *s, const struct conf *conf, struct buf *out);
+/* Zeroes what is secret, frees what is owned. */
+void setting_release(const struct setting *s, struct conf *conf);
+
+/* check.c: rules of single texts. */
+setting_check_fn check_listen, check_database_url, check_redis_url, check_base_url, check_token,
+    check_model_patterns, check_pass_env;
+
+/* conf.c: one load. */
+enum origin_kind { ORIGIN_DEFAULT, ORIGIN_FILE, ORIGIN_ENV };
+
+struct conf_origin {
+    enum origin_kind kind;
+    int file_line; /* where the file set it, 0 = it did not */
+    bool broken;   /* an error was reported: cross checks leave it alone */
+    char *where;   /* owned: "file:12" or the variable's name; NULL for a default */
+    char *also;    /* owned: a second variable that changed a part (PORT); NULL = none */
+};
+
+#define LOAD_MAX_ERRORS 100
+
+struct loader {
+    struct conf *conf;
+    const char *path;
+    struct buf *errors;
+    int error_count;
+};
+
+/* One line "where: name: rule"; past LOAD_MAX_ERRORS they are only counted. */
+void loader_error(struct loader *l, const char *where, const char *name, const char *fmt, ...)
+    PRINTF_LIKE(4, 5);
+void loader_error_at(struct loader *l, int line, const char *name, const char *fmt, ...)
+    PRINTF_LIKE(4, 5);
+/* A value from line `line` of the file. */
+void loader_set_from_file(struct loader *l, int index, struct str text, int line);
+
+/* yaml.c: walks the text, reports every error to l. */
+void loader_read_yaml(struct loader *l, struct str text);
+
+#endif
