@@ -1,0 +1,43 @@
+# Verbs only. What a verb does is in tools/; how the program is built is in meson.build.
+#
+#   make run                start the server (installs and builds what is missing first)
+#   make run ARGS="..."     the same, with more flags for `claudegate serve`
+#   make test               every test; make test T=unit/http or T=e2e/chat runs a part
+#   make bench              the measurements, printed as a table
+#   make lint               format, static analysis, warnings of both compilers as errors
+#   make asan               sanitizer build in build-asan, and the unit tests on it
+#   make fuzz               each fuzz target for FUZZ_SECONDS (60); T=name for one
+#   make build              build/claudegate
+#   make setup              what a fresh machine lacks: Debian packages, npm packages
+#   make clean              remove everything built
+
+.PHONY: all run test bench lint asan fuzz build setup clean
+
+all: build
+
+run:
+	@exec tools/run.sh $(ARGS)
+
+test:
+	@T='$(T)' exec tools/test.sh
+
+bench:
+	@exec tools/bench.sh $(ARGS)
+
+lint:
+	@exec tools/lint.sh
+
+asan:
+	@T='$(T)' exec tools/asan.sh
+
+fuzz:
+	@T='$(T)' exec tools/fuzz.sh run
+
+build:
+	@exec tools/build.sh
+
+setup:
+	@exec tools/setup.sh
+
+clean:
+	rm -rf build build-*
