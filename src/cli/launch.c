@@ -1,0 +1,135 @@
+/* launch.c - argv and environment of a worker, and finding the program itself. */
+#include "cli/launch.h"
+
+#include "child/child.h"
+#include "cli/protocol.h"
+#include "core/buf.h"
+
+#include <unistd.h>
+
+#define WORKER_PATH "PATH=/usr/local/bin:/usr/bin:/bin"
+
+static const char *const fixed_env[] = {
+    WORKER_PATH,
+    "LANG=C.UTF-8",
+    "ANTHROPIC_BASE_URL=http://relay.invalid",
+    "ANTHROPIC_API_KEY=held-by-the-relay",
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1",
+    "DISABLE_AUTOUPDATER=1",
+    "CLAUDE_AGENT_SDK_MCP_NO_PREFIX=1",
+    "CLAUDE_CODE_DISABLE_ATTACHMENTS=1", /* "@path" is never expanded, whatever the content */
+    "ENABLE_TOOL_SEARCH=false",
+    "CLAUDE_CODE_MAX_RETRIES=0", /* the relay retries */
+    "CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK=1",
+    "DISABLE_COMPACT=1",
+    "CLAUDE_CODE_BLOCKING_LIMIT_OVERRIDE=10000000",
+};
+
+static const char *const fixed_argv[] = {
+    "-p",
+    "--input-format",
+    "stream-json",
+    "--output-format",
+    "stream-json",
+    "--verbose",
+    "--include-partial-messages",
+    "--strict-mcp-config",
+    "--setting-sources",
+    "",
+    "--tools",
+    "",
+    "--no-session-persistence",
+    "--permission-mode",
+    "dontAsk",
+    "--model",
+};
+
+/* "NAME=value" of our own environment; NULL when it is not set. */
+static char *passed_pair(struct str name)
+{
+    char *key = str_dup(name);
+    const char *value = name.len ? getenv(key) : NULL;
+    char *pair = value ? x_printf("%s=%s", key, value) : NULL;
+    free(key);
+    return pair;
+}
+
+void cli_launch_command(const struct cli_launch *l, struct cli_command *ret)
+{
+    size_t a = 0, e = 0, o = 0;
+    *ret = (struct cli_command){0};
+    ret->argv[a++] = l->bin;
+    for (size_t i = 0; i < ARRAY_SIZE(fixed_argv); i++)
+        ret->argv[a++] = fixed_argv[i];
+    ret->argv[a++] = l->model;
+    for (size_t i = 0; i < ARRAY_SIZE(fixed_env); i++)
+        ret->envp[e++] = fixed_env[i];
+    ret->envp[e++] = ret->owned[o++] = x_printf("HOME=%s", l->home);
+    ret->envp[e++] = ret->owned[o++] = x_printf("ANTHROPIC_UNIX_SOCKET=%s", l->socket_path);
+    struct str names = str_c(l->pass_env);
+    while (names.len && o < ARRAY_SIZE(ret->owned)) {
+        char *pair = passed_pair(str_trim(str_split(&names, ',')));
+        if (pair)
+            ret->envp[e++] = ret->owned[o++] = pair;
+    }
+    BUG_ON(a >= ARRAY_SIZE(ret->argv) || e >= ARRAY_SIZE(ret->envp));
+}
+
+void cli_command_release(struct cli_command *cmd)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(cmd->owned); i++)
+        free(cmd->owned[i]);
+    *cmd = (struct cli_command){0};
+}
+
+static char *find_on_path(const char *name)
+{
+    struct str path = str_c(getenv("PATH"));
+    while (path.len) {
+        struct str dir = str_split(&path, ':');
+        char *full = x_printf("%.*s/%s", (int)dir.len, dir.p, name);
+        if (dir.len && access(full, X_OK) == 0)
+            return full;
+        free(full);
+    }
+    return NULL;
+}
+
+char *cli_find_program(const char *configured, struct err *err)
+{
+    if (configured && configured[0]) {
+        char *full =
+            strchr(configured, '/') ? realpath(configured, NULL) : find_on_path(configured);
+        if (full && access(full, X_OK) == 0)
+            return full;
+        free(full);
+        err_set(err, ERR_CONFIG, "claude.bin: '%s' is not an executable file", configured);
+        return NULL;
+    }
+    char *local = realpath("node_modules/.bin/claude", NULL);
+    if (local && access(local, X_OK) == 0)
+        return local;
+    free(local);
+    char *found = find_on_path("claude");
+    if (!found)
+        err_set(err, ERR_CONFIG,
+                "the claude program was not found in node_modules/.bin or on PATH; install "
+                "@anthropic-ai/claude-code " CLI_VERSION_PINNED " or set CLAUDEGATE_CLAUDE_BIN");
+    return found;
+}
+
+char *cli_program_version(const char *bin, struct err *err)
+{
+    const char *const argv[] = {bin, "--version", NULL};
+    const char *const envp[] = {WORKER_PATH, "HOME=/nonexistent", "DISABLE_AUTOUPDATER=1", NULL};
+    struct buf out;
+    buf_init(&out, 4096);
+    char *version = NULL;
+    if (child_run(argv, envp, 20000, &out, err) == 0) {
+        struct str text = buf_str(&out);
+        struct str first = str_split(&text, ' ');
+        version = str_dup(str_split(&first, '\n'));
+    }
+    buf_release(&out);
+    return version;
+}

@@ -1,0 +1,520 @@
+/* worker.c - the state machine of one claude process.
+ *
+ *   STARTING --initialised--> IDLE --worker_run--> PREPARING --question written--> RUNNING
+ *   RUNNING --result--> IDLE            RUNNING --cancel or a timer--> CANCELLING --result--> IDLE
+ *   IDLE --worker_clear--> CLEARING --result--> IDLE      any --process gone--> ended()
+ *
+ * Preparing: set_model (only when another model is asked; it leaves breadcrumbs, so it comes
+ * before the boundary), the boundary that hides what the process holds, then the history: user
+ * messages are acknowledged one by one, because the CLI reorders what is pipelined behind them.
+ * A process that holds exactly this conversation's beginning skips all of it.
+ *
+ * One deadline timer serves every state. In RUNNING it fires at the silence limit and looks at
+ * the time of the last line, so that a line costs no timer call. */
+#include "pool/worker.h"
+
+#include "child/child.h"
+#include "cli/launch.h"
+#include "core/clock.h"
+#include "core/log.h"
+#include "metrics/metrics.h"
+#include "pool/rundir.h"
+
+#include <inttypes.h>
+#include <unistd.h>
+
+#define WORKER_TAG      TAG4('W', 'O', 'R', 'K')
+#define LINE_MAX_SIZE   ((size_t)96 << 20)
+#define STDIN_MAX       ((size_t)96 << 20)
+#define STDERR_TAIL     4096
+#define EOF_DEADLINE_MS 2000
+#define STOP_GRACE_MS   1000
+#define RSS_EVERY       16 /* turns between two looks at the memory */
+
+/* Ids of our control requests; one of each can be outstanding. */
+#define REQ_INIT      "cg-init"
+#define REQ_THINKING  "cg-thinking"
+#define REQ_MODEL     "cg-model"
+#define REQ_INTERRUPT "cg-interrupt"
+
+struct worker_private {
+    struct loop *loop;
+    const struct pool_opts *opts;
+    const struct worker_ops *ops;
+    void *ctx;
+    struct child *child;
+    struct relay *relay;
+    struct rundir dir;
+    struct timer deadline;
+    struct turn *turn;
+    struct buf out;
+    size_t history_at; /* next message of the turn's history to write */
+    bool model_asked;
+    int64_t turn_started_ms, last_line_ms;
+    struct err end_err; /* why it ends, when we decided so */
+};
+
+static struct metric unknown_lines = {
+    .name = "claudegate_cli_lines_unknown_total",
+    .help = "Lines from claude processes that were not understood, by kind.",
+    .type = METRIC_COUNTER,
+    .labels = {"kind"},
+};
+
+static const char *const state_names[] = {"starting",   "idle",     "preparing", "running",
+                                          "cancelling", "clearing", "ending"};
+
+const char *worker_state_name(enum worker_state s)
+{
+    BUG_ON((unsigned)s >= ARRAY_SIZE(state_names));
+    return state_names[s];
+}
+
+static void set_state(struct worker *w, enum worker_state s)
+{
+    if (log_enabled(LOG_DEBUG))
+        log_debug("worker state", LF_I("worker", w->id), LF_S("from", state_names[w->state]),
+                  LF_S("to", state_names[s]));
+    w->state = s;
+}
+
+/* Sends what was put into priv->out. */
+static void flush_out(struct worker *w)
+{
+    struct worker_private *p = w->priv;
+    struct err err;
+    if (!buf_ok(&p->out) || child_write(p->child, buf_str(&p->out), &err) != 0) {
+        err_set(&p->end_err, ERR_TOO_LARGE, "the conversation is larger than a worker can take");
+        worker_end(w, "input_too_large");
+    }
+    buf_clear(&p->out);
+}
+
+/* --- the end of a turn ------------------------------------------------------------------- */
+
+static void sample_memory(struct worker *w)
+{
+    char path[64], text[64];
+    long pages = 0;
+    snprintf(path, sizeof(path), "/proc/%d/statm", (int)child_pid(w->priv->child));
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return;
+    if (fgets(text, sizeof(text), f)) {
+        char *rest = NULL;
+        (void)strtol(text, &rest, 10); /* total size; the resident set is second */
+        pages = strtol(rest, NULL, 10);
+    }
+    fclose(f);
+    w->rss_kb = pages * (sysconf(_SC_PAGESIZE) / 1024);
+}
+
+static void forget_history(struct worker *w)
+{
+    x_replace(&w->holds, "");
+    w->dirty = true;
+}
+
+static void conclude(struct worker *w, const struct cli_msg *msg, const struct err *why)
+{
+    struct worker_private *p = w->priv;
+    struct turn *t = TAKE_PTR(p->turn);
+    struct turn_result result;
+    timer_stop(&p->deadline);
+    relay_end_turn(p->relay);
+    t->worker = NULL;
+    if (msg)
+        snprintf(t->cli_session_id, sizeof(t->cli_session_id), "%.*s", (int)msg->session_id.len,
+                 msg->session_id.p);
+    turn_conclude(t, msg, why, &result);
+    forget_history(w);
+    if (result.ok && t->will_hold[0])
+        x_replace(&w->holds, t->will_hold);
+    w->turns++;
+    w->turns_since_clear++;
+    if (w->turns % RSS_EVERY == 0)
+        sample_memory(w);
+    if (w->state != WORKER_ENDING)
+        set_state(w, WORKER_IDLE);
+    p->ops->released(p->ctx, w, t, &result);
+}
+
+/* --- preparing --------------------------------------------------------------------------- */
+
+static void write_question(struct worker *w)
+{
+    struct worker_private *p = w->priv;
+    struct turn *t = p->turn;
+    cli_put_user(&p->out, t->content, true);
+    set_state(w, WORKER_RUNNING);
+    p->turn_started_ms = p->last_line_ms = clock_mono_ms();
+    flush_out(w);
+    if (w->state != WORKER_RUNNING)
+        return;
+    timer_set(&p->deadline, p->opts->silence_timeout_ms);
+    t->ops->started(t->ctx);
+}
+
+/* Writes history up to and including the next user message, or the question. */
+static void prepare_next(struct worker *w)
+{
+    struct worker_private *p = w->priv;
+    struct turn *t = p->turn;
+    if (t->cancelled) { /* nothing was asked yet: the process is fine, its history is not */
+        flush_out(w);
+        conclude(w, NULL, &t->cancel_err);
+        return;
+    }
+    while (p->history_at < json_array_size(t->history)) {
+        const json_t *m = json_array_get(t->history, p->history_at++);
+        const json_t *content = json_object_get(m, "content");
+        if (str_eq_c(json_get_str(m, "role"), "assistant")) {
+            cli_put_assistant(&p->out, content, t->model);
+            continue;
+        }
+        cli_put_user(&p->out, content, false);
+        flush_out(w);
+        return; /* its acknowledgement calls us again */
+    }
+    write_question(w);
+}
+
+static void after_model(struct worker *w)
+{
+    struct worker_private *p = w->priv;
+    if (w->dirty || p->model_asked)
+        cli_put_boundary(&p->out);
+    p->history_at = 0;
+    prepare_next(w);
+}
+
+void worker_run(struct worker *w, struct turn *t)
+{
+    struct worker_private *p = w->priv;
+    BUG_ON(w->state != WORKER_IDLE || p->turn);
+    p->turn = t;
+    t->worker = w;
+    t->attempts++;
+    t->claimed_at_us = clock_mono_us();
+    relay_begin_turn(p->relay, &t->relay);
+    set_state(w, WORKER_PREPARING);
+    timer_set(&p->deadline, p->opts->prepare_timeout_ms);
+    p->model_asked = false;
+    bool same_model = strcmp(w->model, t->model) == 0;
+    if (same_model && t->holds[0] && strcmp(w->holds, t->holds) == 0) {
+        write_question(w);
+        return;
+    }
+    x_replace(&w->holds, "");
+    if (same_model) {
+        after_model(w);
+        return;
+    }
+    p->model_asked = true;
+    cli_put_set_model(&p->out, REQ_MODEL, t->model);
+    flush_out(w);
+}
+
+void worker_cancel(struct worker *w)
+{
+    struct worker_private *p = w->priv;
+    if (w->state != WORKER_RUNNING)
+        return; /* preparing: prepare_next() looks; ending: ended() follows */
+    set_state(w, WORKER_CANCELLING);
+    timer_set(&p->deadline, p->opts->interrupt_timeout_ms);
+    cli_put_interrupt(&p->out, REQ_INTERRUPT);
+    flush_out(w);
+}
+
+void worker_clear(struct worker *w)
+{
+    struct worker_private *p = w->priv;
+    BUG_ON(w->state != WORKER_IDLE);
+    set_state(w, WORKER_CLEARING);
+    timer_set(&p->deadline, p->opts->prepare_timeout_ms);
+    x_replace(&w->holds, "");
+    cli_put_clear(&p->out);
+    flush_out(w);
+}
+
+/* --- lines ------------------------------------------------------------------------------- */
+
+static void on_result(struct worker *w, const struct cli_msg *msg)
+{
+    switch (w->state) {
+    case WORKER_PREPARING: /* one history message is in */
+        prepare_next(w);
+        break;
+    case WORKER_RUNNING:
+    case WORKER_CANCELLING:
+        conclude(w, msg, NULL);
+        break;
+    case WORKER_CLEARING:
+        timer_stop(&w->priv->deadline);
+        cli_put_boundary(&w->priv->out);
+        flush_out(w);
+        w->dirty = false;
+        w->turns_since_clear = 0;
+        set_state(w, WORKER_IDLE);
+        w->priv->ops->cleared(w->priv->ctx, w);
+        break;
+    case WORKER_STARTING:
+    case WORKER_IDLE:
+    case WORKER_ENDING:
+    case WORKER_STATE_COUNT:
+        break;
+    }
+}
+
+static void on_control_response(struct worker *w, const struct cli_msg *msg)
+{
+    struct worker_private *p = w->priv;
+    if (!msg->success)
+        log_warn("claude refused a control request", LF_I("worker", w->id),
+                 LF_STR("request", msg->request_id), LF_STR("error", msg->error));
+    if (str_eq_c(msg->request_id, REQ_MODEL) && w->state == WORKER_PREPARING) {
+        if (msg->success)
+            x_replace(&w->model, p->turn->model);
+        after_model(w);
+    } else if (str_eq_c(msg->request_id, REQ_THINKING) && w->state == WORKER_STARTING) {
+        timer_stop(&p->deadline);
+        set_state(w, WORKER_IDLE);
+        p->ops->ready(p->ctx, w);
+    }
+}
+
+static void on_control_request(struct worker *w, const struct cli_msg *msg)
+{
+    cli_put_control_error(&w->priv->out, msg->request_id, "not supported by this server");
+    flush_out(w);
+}
+
+static void on_line(void *ctx, struct str line)
+{
+    struct worker *w = OBJ(ctx, struct worker, WORKER_TAG);
+    struct worker_private *p = w->priv;
+    struct cli_msg msg;
+    p->last_line_ms = clock_mono_ms();
+    cli_decode(line, &msg);
+    switch (msg.kind) {
+    case CLI_STREAM:
+        if (p->turn && (w->state == WORKER_RUNNING || w->state == WORKER_CANCELLING))
+            turn_event(p->turn, msg.event);
+        break;
+    case CLI_RESULT:
+        on_result(w, &msg);
+        break;
+    case CLI_CONTROL_RESPONSE:
+        on_control_response(w, &msg);
+        break;
+    case CLI_CONTROL_REQUEST:
+        on_control_request(w, &msg);
+        break;
+    case CLI_ASSISTANT_ERROR:
+        log_debug("claude reported an API error", LF_I("worker", w->id), LF_STR("kind", msg.error));
+        break;
+    case CLI_UNKNOWN:
+        metric_add(&unknown_lines, 1, "unknown_type");
+        break;
+    case CLI_GARBAGE:
+        metric_add(&unknown_lines, 1, "not_json");
+        break;
+    case CLI_INIT:
+    case CLI_API_RETRY:
+    case CLI_OTHER:
+        break;
+    }
+    cli_msg_release(&msg);
+}
+
+static void on_overflow(void *ctx)
+{
+    struct worker *w = OBJ(ctx, struct worker, WORKER_TAG);
+    err_set(&w->priv->end_err, ERR_WORKER, "it wrote a line of over %zu bytes", LINE_MAX_SIZE);
+    worker_end(w, "line_too_long");
+}
+
+/* --- time -------------------------------------------------------------------------------- */
+
+static void interrupt_for_time(struct worker *w, const char *what, int64_t after_ms)
+{
+    struct turn *t = w->priv->turn;
+    if (!t->cancelled) {
+        t->cancelled = true;
+        err_set(&t->cancel_err, ERR_TIMEOUT, "The turn was stopped: %s for %" PRId64 " ms", what,
+                after_ms);
+    }
+    worker_cancel(w);
+}
+
+static void running_deadline(struct worker *w)
+{
+    struct worker_private *p = w->priv;
+    int64_t now = clock_mono_ms();
+    int64_t quiet = now - p->last_line_ms, total = now - p->turn_started_ms;
+    if (total >= p->opts->turn_timeout_ms) {
+        interrupt_for_time(w, "it ran", total);
+        return;
+    }
+    if (quiet >= p->opts->silence_timeout_ms) {
+        interrupt_for_time(w, "no output came", quiet);
+        return;
+    }
+    int64_t next = p->opts->silence_timeout_ms - quiet;
+    int64_t left = p->opts->turn_timeout_ms - total;
+    timer_set(&p->deadline, next < left ? next : left);
+}
+
+static void on_deadline(void *obj)
+{
+    struct worker *w = OBJ(obj, struct worker, WORKER_TAG);
+    switch (w->state) {
+    case WORKER_RUNNING:
+        running_deadline(w);
+        return;
+    case WORKER_STARTING:
+        err_set(&w->priv->end_err, ERR_WORKER, "it did not answer initialize in time");
+        worker_end(w, "start_timeout");
+        return;
+    case WORKER_CANCELLING:
+        err_set(&w->priv->end_err, ERR_WORKER, "it did not react to an interrupt");
+        worker_end(w, "interrupt_timeout");
+        return;
+    case WORKER_PREPARING:
+    case WORKER_CLEARING:
+        err_set(&w->priv->end_err, ERR_WORKER, "it did not take a reset or history in time");
+        worker_end(w, "prepare_timeout");
+        return;
+    case WORKER_IDLE:
+    case WORKER_ENDING:
+    case WORKER_STATE_COUNT:
+        return;
+    }
+}
+
+/* --- start and end ----------------------------------------------------------------------- */
+
+static void on_ended(void *ctx, const struct child_exit *how)
+{
+    struct worker *w = OBJ(ctx, struct worker, WORKER_TAG);
+    struct worker_private *p = w->priv;
+    struct turn *t = TAKE_PTR(p->turn);
+    struct err why = p->end_err;
+    bool wanted = w->end_reason != NULL;
+    if (why.code == ERR_NONE)
+        err_set(&why, ERR_WORKER, "claude ended by itself (%s %d): %.*s",
+                how->signaled ? "signal" : "status", how->code, (int)how->stderr_tail.len,
+                how->stderr_tail.p);
+    set_state(w, WORKER_ENDING);
+    timer_stop(&p->deadline);
+    log_write(wanted ? LOG_INFO : LOG_WARN, "worker ended", LF_I("worker", w->id),
+              LF_I("pid", child_pid(p->child)), LF_S("reason", wanted ? w->end_reason : "exit"),
+              LF_S("how", how->signaled ? "signal" : "status"), LF_I("code", how->code),
+              LF_I("turns", w->turns), LF_STR("stderr", how->stderr_tail), LF_END);
+    if (t) {
+        relay_end_turn(p->relay);
+        t->worker = NULL;
+    }
+    p->ops->ended(p->ctx, w, t, &why);
+}
+
+static const struct child_ops child_callbacks = {
+    .line = on_line, .overflow = on_overflow, .ended = on_ended};
+
+static int launch(struct worker *w, struct err *err)
+{
+    struct worker_private *p = w->priv;
+    char name[32];
+    snprintf(name, sizeof(name), "w%u", w->id);
+    if (rundir_make(&p->dir, p->opts->run_dir, name, err) != 0)
+        return -1;
+    p->relay = relay_new(p->opts->upstream, p->dir.socket, err);
+    if (!p->relay)
+        return -1;
+    struct cli_launch l = {.bin = p->opts->claude_bin,
+                           .model = p->opts->model,
+                           .home = p->dir.home,
+                           .socket_path = p->dir.socket,
+                           .pass_env = p->opts->pass_env};
+    struct cli_command cmd;
+    cli_launch_command(&l, &cmd);
+    struct child_opts co = {.argv = cmd.argv,
+                            .envp = cmd.envp,
+                            .cwd = p->dir.work,
+                            .line_max = LINE_MAX_SIZE,
+                            .stdin_max = STDIN_MAX,
+                            .stderr_tail = STDERR_TAIL,
+                            .eof_deadline_ms = EOF_DEADLINE_MS,
+                            .ops = &child_callbacks,
+                            .ctx = w};
+    p->child = child_spawn(p->loop, &co, err);
+    cli_command_release(&cmd);
+    return p->child ? 0 : -1;
+}
+
+static void destroy(struct worker *w)
+{
+    struct worker_private *p = w->priv;
+    timer_release(&p->deadline);
+    relay_free(p->relay);
+    child_free(p->child);
+    rundir_remove(&p->dir);
+    buf_release(&p->out);
+    free(w->class_id);
+    free(w->model);
+    free(w->holds);
+    free(p);
+    w->tag = 0;
+    free(w);
+}
+
+struct worker *worker_start(struct loop *loop, const struct pool_opts *opts, unsigned id,
+                            const struct worker_ops *ops, void *ctx, struct err *err)
+{
+    struct worker *w = x_calloc(1, sizeof(*w));
+    struct worker_private *p = x_calloc(1, sizeof(*p));
+    *p = (struct worker_private){.loop = loop, .opts = opts, .ops = ops, .ctx = ctx};
+    *w = (struct worker){.tag = WORKER_TAG, .id = id, .state = WORKER_STARTING, .priv = p};
+    w->class_id = x_strdup("");
+    w->model = x_strdup(opts->model);
+    w->holds = x_strdup("");
+    w->started_ms = clock_mono_ms();
+    buf_init(&p->out, STDIN_MAX);
+    timer_init(&p->deadline, loop, on_deadline, w);
+    if (launch(w, err) != 0) {
+        destroy(w);
+        return NULL;
+    }
+    log_info("worker started", LF_I("worker", id), LF_I("pid", child_pid(p->child)));
+    /* No thinking unless a request asks for it; the CLI's default is a large budget. */
+    cli_put_initialize(&p->out, REQ_INIT);
+    cli_put_thinking_budget(&p->out, REQ_THINKING, 0);
+    timer_set(&p->deadline, opts->start_timeout_ms);
+    flush_out(w);
+    return w;
+}
+
+void worker_end(struct worker *w, const char *reason)
+{
+    if (w->state == WORKER_ENDING)
+        return;
+    w->end_reason = reason;
+    set_state(w, WORKER_ENDING);
+    timer_stop(&w->priv->deadline);
+    child_stop(w->priv->child, STOP_GRACE_MS);
+}
+
+static void destroy_later(void *obj)
+{
+    destroy(OBJ(obj, struct worker, WORKER_TAG));
+}
+
+void worker_free(struct worker *w)
+{
+    loop_defer(w->priv->loop, destroy_later, w);
+}
+
+int worker_pid(const struct worker *w)
+{
+    return (int)child_pid(w->priv->child);
+}

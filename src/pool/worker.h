@@ -1,0 +1,60 @@
+/* worker.h - one claude process and the turn it works on. Private to pool/.
+ *
+ * Life: worker_start() -> ready() -> [worker_run() -> released()]* -> exactly one ended().
+ * ended() may come at any time; a turn it had is handed back through it. The worker is freed by
+ * worker_free() inside or after ended(). */
+#ifndef CG_POOL_WORKER_H
+#define CG_POOL_WORKER_H
+
+#include "core/list.h"
+#include "pool/turn.h"
+
+enum worker_state {
+    WORKER_STARTING,   /* spawned, being initialised */
+    WORKER_IDLE,       /* can take a turn */
+    WORKER_PREPARING,  /* model and history on their way in */
+    WORKER_RUNNING,    /* the question is in */
+    WORKER_CANCELLING, /* interrupt sent, result awaited */
+    WORKER_CLEARING,   /* forgetting, between turns */
+    WORKER_ENDING,     /* told to stop, or found dead */
+    WORKER_STATE_COUNT
+};
+const char *worker_state_name(enum worker_state s);
+
+struct worker;
+
+struct worker_ops {
+    void (*ready)(void *ctx, struct worker *w); /* initialised: a spare */
+    /* The turn is concluded; the worker is idle again or ending. */
+    void (*released)(void *ctx, struct worker *w, struct turn *t, const struct turn_result *r);
+    void (*cleared)(void *ctx, struct worker *w); /* idle again after worker_clear() */
+    /* The process is gone. t: the turn it had, not concluded, or NULL. */
+    void (*ended)(void *ctx, struct worker *w, struct turn *t, const struct err *why);
+};
+
+struct worker { /* the pool reads these; only worker.c writes them, but for the marked ones */
+    uint32_t tag;
+    struct node node;       /* pool: the list of its group */
+    struct list *on;        /* pool: which one */
+    char *class_id;         /* pool: "" = a spare */
+    int64_t idle_since_ms;  /* pool */
+    const char *end_reason; /* pool: why it was told to end; metric label */
+    unsigned id;
+    enum worker_state state;
+    char *model; /* the CLI's current one */
+    char *holds; /* which conversation it holds exactly, "" = none */
+    bool dirty;  /* earlier turns are in its history */
+    int64_t turns, turns_since_clear, started_ms, rss_kb;
+    struct worker_private *priv;
+};
+
+struct worker *worker_start(struct loop *loop, const struct pool_opts *opts, unsigned id,
+                            const struct worker_ops *ops, void *ctx, struct err *err);
+void worker_run(struct worker *w, struct turn *t);     /* state IDLE only */
+void worker_cancel(struct worker *w);                  /* its turn is marked cancelled already */
+void worker_clear(struct worker *w);                   /* state IDLE only */
+void worker_end(struct worker *w, const char *reason); /* any state; ended() follows */
+void worker_free(struct worker *w);
+int worker_pid(const struct worker *w);
+
+#endif

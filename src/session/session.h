@@ -1,0 +1,55 @@
+/* session.h - conversations kept for their owners: one row each, and a cache of the recent ones.
+ *
+ * A session belongs to one API key; for another key it does not exist. One turn at a time: an
+ * opened session is busy until session_release(). What is committed is in the database when the
+ * commit's callback runs. Sessions unused for the time to live are deleted by a sweep. */
+#ifndef CG_SESSION_SESSION_H
+#define CG_SESSION_SESSION_H
+
+#include "core/json.h"
+#include "core/list.h"
+#include "store/store.h"
+
+struct sessions;
+
+struct session { /* read by the gateway; written by session.c only */
+    uint32_t tag;
+    char id[ID_UUID_SIZE];
+    char api_key_id[ID_UUID_SIZE];
+    char conversation_id[64]; /* the CLI's session id at the last turn */
+    char *model;              /* of the last turn, "" = none yet */
+    json_t *system;           /* string, or NULL */
+    json_t *messages;         /* array of {"role","content":[blocks]} */
+    int64_t created_at, last_accessed_at;
+    size_t bytes; /* of the stored form */
+    bool busy;
+    struct session_private *priv;
+};
+
+struct sessions *sessions_new(struct loop *loop, struct db *db, int64_t ttl_s, int64_t max_bytes);
+void sessions_free(struct sessions *s); /* after db_close(): no answer is on its way any more */
+size_t sessions_cached(const struct sessions *s);
+
+/* A new, empty, busy session; it has a row only after its first commit. */
+struct session *session_create(struct sessions *s, const char *api_key_id);
+/* done: the session, now busy, or err: ERR_NOT_FOUND, ERR_SESSION_BUSY (retry_after_s 1),
+ * ERR_TOO_LARGE (it has reached the limit), ERR_UNAVAILABLE. May run before this returns. */
+typedef void session_open_fn(void *ctx, struct session *session, const struct err *err);
+void session_open(struct sessions *s, const char *id, const char *api_key_id, session_open_fn *done,
+                  void *ctx);
+/* What a worker holds when it holds exactly this conversation: "<id>:<messages>". */
+#define SESSION_TAG_SIZE (ID_UUID_SIZE + 24)
+const char *session_tag(const struct session *session, size_t messages, char out[SESSION_TAG_SIZE]);
+
+struct session_turn {
+    const char *model, *conversation_id;
+    json_t *system;           /* string or NULL; referenced */
+    json_t *user, *assistant; /* content arrays; referenced */
+};
+/* Appends a finished turn and saves the row. done always runs, later; err when the row could not
+ * be written (the session goes on in memory). */
+void session_commit(struct session *session, const struct session_turn *turn, store_done_fn *done,
+                    void *ctx);
+void session_release(struct session *session); /* no longer busy; the pointer is dead */
+
+#endif
