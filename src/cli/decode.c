@@ -95,9 +95,29 @@ static bool plain_assistant(struct str line)
     return str_starts(line, "{\"type\":\"assistant\",") && !str_contains(line, "\"error\"");
 }
 
+/* Most lines of a turn are stream events, and only the event in them is of use: it is parsed from
+ * where it stands, and what follows it (ids) is not looked at. */
+static bool decode_stream_event(struct str line, struct cli_msg *ret_msg)
+{
+    static const char prefix[] = "{\"type\":\"stream_event\",\"event\":";
+    size_t skip = sizeof(prefix) - 1;
+    if (!str_starts(line, prefix))
+        return false;
+    json_t *event =
+        json_loadb(line.p + skip, line.len - skip, JSON_ALLOW_NUL | JSON_DISABLE_EOF_CHECK, NULL);
+    if (!json_is_object(event)) {
+        json_decref(event);
+        return false;
+    }
+    *ret_msg = (struct cli_msg){.kind = CLI_STREAM, .root = event, .event = event};
+    return true;
+}
+
 void cli_decode(struct str line, struct cli_msg *ret_msg)
 {
     *ret_msg = (struct cli_msg){.kind = CLI_GARBAGE};
+    if (decode_stream_event(line, ret_msg))
+        return;
     for (size_t i = 0; i < ARRAY_SIZE(unparsed); i++) {
         if (str_starts(line, unparsed[i].prefix)) {
             ret_msg->kind = unparsed[i].kind;

@@ -18,6 +18,7 @@ struct user {
     char *password_hash; /* bcrypt, NULL = cannot log in */
     int64_t created_at;  /* wall ms */
 };
+/* user NULL and err NULL: there is none. A name taken already is ERR_CONFLICT. */
 typedef void user_done_fn(void *ctx, const struct user *user, const struct err *err);
 void user_insert(struct db *db, const struct user *user, user_done_fn *done, void *ctx);
 void user_find_by_name(struct db *db, const char *name, user_done_fn *done, void *ctx);
@@ -43,7 +44,7 @@ struct api_key {
     char *secret_hash; /* bcrypt $2b$ */
     char user_id[ID_UUID_SIZE];
     char *name;
-    char *status; /* active | revoked */
+    char *status;                                 /* active | revoked */
     int64_t created_at, expires_at, last_used_at; /* wall ms, 0 = none */
     struct key_limits limits;
     struct key_permissions permissions;
@@ -83,7 +84,9 @@ struct usage_row {
     int status_code;
     char error[200]; /* "" = none */
 };
-/* Inserts rows in one transaction; rows already there (request_id) are skipped. */
+/* Inserts rows in one transaction; rows already there (request_id) are skipped. A row the database
+ * refuses for good (unknown key) is logged and given up: an error means that all shall be offered
+ * again later. */
 typedef void store_done_fn(void *ctx, const struct err *err);
 void usage_insert(struct db *db, const struct usage_row *rows, size_t count, store_done_fn *done,
                   void *ctx);
@@ -108,6 +111,7 @@ typedef void session_done_fn(void *ctx, const struct session_row *row, const str
 /* row NULL and err NULL: none with this id belonging to this key. */
 void session_find(struct db *db, const char *id, const char *api_key_id, session_done_fn *done,
                   void *ctx);
+/* Inserts or replaces; ERR_CONFLICT when the id is another key's. created_at stays as it was. */
 void session_save(struct db *db, const struct session_row *row, store_done_fn *done, void *ctx);
 void session_delete_expired(struct db *db, int64_t last_accessed_before, count_done_fn *done,
                             void *ctx);

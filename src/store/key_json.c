@@ -1,0 +1,114 @@
+/* key_json.c - see the header. */
+#include "store/key_json.h"
+
+#include "core/json.h"
+
+static void write_number(struct buf *out, int64_t v)
+{
+    if (v < 0)
+        buf_adds(out, "null");
+    else
+        buf_printf(out, "%lld", (long long)v);
+}
+
+void key_limits_write(struct buf *out, const struct key_limits *limits)
+{
+    buf_adds(out, "{\"requestsPerMinute\":");
+    write_number(out, limits->requests_per_minute);
+    buf_adds(out, ",\"requestsPerDay\":");
+    write_number(out, limits->requests_per_day);
+    buf_adds(out, ",\"tokensPerDay\":");
+    write_number(out, limits->tokens_per_day);
+    buf_addc(out, '}');
+}
+
+void key_permissions_write(struct buf *out, const struct key_permissions *permissions)
+{
+    buf_adds(out, "{\"models\":[");
+    for (char **m = permissions->models; m && *m; m++) {
+        if (m != permissions->models)
+            buf_addc(out, ',');
+        buf_json_str(out, str_c(*m));
+    }
+    buf_adds(out, "],\"maxTokens\":");
+    write_number(out, permissions->max_tokens);
+    buf_printf(out, ",\"allowStreaming\":%s}", permissions->allow_streaming ? "true" : "false");
+}
+
+static int read_number(const json_t *obj, const char *name, int64_t *ret, struct err *err)
+{
+    const json_t *v = json_object_get(obj, name);
+    if (json_is_null(v))
+        *ret = -1;
+    else if (json_is_integer(v) && json_integer_value(v) >= 0)
+        *ret = json_integer_value(v);
+    else
+        return err_set(err, ERR_INTERNAL, "%s is not a count or null", name);
+    return 0;
+}
+
+static json_t *read_object(struct str text, struct err *err)
+{
+    json_t *obj = json_parse(text, err);
+    if (!obj)
+        err->code = ERR_INTERNAL; /* the database's fault, not the client's */
+    return obj;
+}
+
+int key_limits_read(struct str text, struct key_limits *ret_limits, struct err *err)
+{
+    AUTO(json_unref_p) json_t *obj = read_object(text, err);
+    struct key_limits limits;
+    if (!obj || read_number(obj, "requestsPerMinute", &limits.requests_per_minute, err) != 0 ||
+        read_number(obj, "requestsPerDay", &limits.requests_per_day, err) != 0 ||
+        read_number(obj, "tokensPerDay", &limits.tokens_per_day, err) != 0)
+        return err_prefix(err, "limits");
+    *ret_limits = limits;
+    return 0;
+}
+
+static char **read_models(const json_t *array, struct err *err)
+{
+    if (!json_is_array(array)) {
+        err_set(err, ERR_INTERNAL, "models is not a list");
+        return NULL;
+    }
+    size_t count = json_array_size(array);
+    char **models = x_calloc(count + 1, sizeof(*models));
+    for (size_t i = 0; i < count; i++) {
+        struct str model = json_str_of(json_array_get(array, i));
+        if (model.len == 0 || strlen(model.p) != model.len) {
+            key_models_free(models);
+            err_set(err, ERR_INTERNAL, "models[%zu] is not a name", i);
+            return NULL;
+        }
+        models[i] = str_dup(model);
+    }
+    return models;
+}
+
+int key_permissions_read(struct str text, struct key_permissions *ret_permissions, struct err *err)
+{
+    AUTO(json_unref_p) json_t *obj = read_object(text, err);
+    struct key_permissions p = {0};
+    if (!obj || read_number(obj, "maxTokens", &p.max_tokens, err) != 0)
+        return err_prefix(err, "permissions");
+    const json_t *streaming = json_object_get(obj, "allowStreaming");
+    if (!json_is_boolean(streaming)) {
+        err_set(err, ERR_INTERNAL, "allowStreaming is not true or false");
+        return err_prefix(err, "permissions");
+    }
+    p.allow_streaming = json_is_true(streaming);
+    p.models = read_models(json_object_get(obj, "models"), err);
+    if (!p.models)
+        return err_prefix(err, "permissions");
+    *ret_permissions = p;
+    return 0;
+}
+
+void key_models_free(char **models)
+{
+    for (char **m = models; m && *m; m++)
+        free(*m);
+    free(models);
+}

@@ -1,0 +1,247 @@
+/* keys.c - the table api_keys. Keys are never deleted, only revoked: usage rows refer to them. */
+#include "store/key_json.h"
+#include "store/row.h"
+#include "store/store.h"
+
+#include "core/log.h"
+
+#define COLUMNS                                                                                 \
+    "id, public_id, secret_hash, user_id, name, status, created_at, expires_at, last_used_at, " \
+    "limits, permissions"
+
+static const char sql_insert[] =
+    "INSERT INTO api_keys (" COLUMNS ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) "
+    "RETURNING " COLUMNS;
+static const char sql_find[] = "SELECT " COLUMNS " FROM api_keys WHERE public_id = $1";
+static const char sql_list[] = "SELECT " COLUMNS " FROM api_keys ORDER BY created_at DESC, id";
+static const char sql_set_status[] =
+    "UPDATE api_keys SET status = $2 WHERE public_id = $1 OR id = $1 RETURNING " COLUMNS;
+static const char sql_touch[] = "UPDATE api_keys SET last_used_at = $2 "
+                                "WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2)";
+
+/* --- the struct --------------------------------------------------------------------------- */
+
+static char **models_copy(char **models)
+{
+    size_t count = 0;
+    while (models && models[count])
+        count++;
+    char **copy = x_calloc(count + 1, sizeof(*copy));
+    for (size_t i = 0; i < count; i++)
+        copy[i] = x_strdup(models[i]);
+    return copy;
+}
+
+static char *dup_or_null(const char *s)
+{
+    return s ? x_strdup(s) : NULL;
+}
+
+void api_key_copy(struct api_key *dst, const struct api_key *src)
+{
+    *dst = *src;
+    dst->secret_hash = dup_or_null(src->secret_hash);
+    dst->name = dup_or_null(src->name);
+    dst->status = dup_or_null(src->status);
+    dst->permissions.models = models_copy(src->permissions.models);
+}
+
+void api_key_release(struct api_key *key)
+{
+    free(key->secret_hash);
+    free(key->name);
+    free(key->status);
+    key_models_free(key->permissions.models);
+    *key = (struct api_key){0};
+}
+
+bool api_key_allows_model(const struct api_key *key, const char *model)
+{
+    for (char **m = key->permissions.models; m && *m; m++) {
+        if (str_glob(*m, str_c(model)))
+            return true;
+    }
+    return false;
+}
+
+static int read_key(const struct db_result *r, size_t row, struct api_key *ret_key, struct err *err)
+{
+    struct api_key key = {
+        .secret_hash = row_text(r, row, 2),
+        .name = row_text(r, row, 4),
+        .status = row_text(r, row, 5),
+        .created_at = db_int(r, row, 6),
+        .expires_at = db_int(r, row, 7),
+        .last_used_at = db_int(r, row, 8),
+    };
+    ROW_FIXED(key.id, r, row, 0);
+    ROW_FIXED(key.public_id, r, row, 1);
+    ROW_FIXED(key.user_id, r, row, 3);
+    if (key_limits_read(db_text(r, row, 9), &key.limits, err) != 0 ||
+        key_permissions_read(db_text(r, row, 10), &key.permissions, err) != 0) {
+        err_prefix(err, "api key %s", key.public_id);
+        api_key_release(&key);
+        return -1;
+    }
+    *ret_key = key;
+    return 0;
+}
+
+/* --- one key ------------------------------------------------------------------------------ */
+
+#define KEY_CALL_TAG TAG4('k', 'e', 'y', 'c')
+struct key_call {
+    uint32_t tag;
+    bool must_exist;
+    api_key_done_fn *done;
+    void *ctx;
+};
+
+static struct key_call *key_call_new(bool must_exist, api_key_done_fn *done, void *ctx)
+{
+    struct key_call *call = x_calloc(1, sizeof(*call));
+    *call =
+        (struct key_call){.tag = KEY_CALL_TAG, .must_exist = must_exist, .done = done, .ctx = ctx};
+    return call;
+}
+
+static void give_key(const struct key_call *call, const struct db_result *r)
+{
+    struct api_key key;
+    struct err err;
+    if (read_key(r, 0, &key, &err) != 0) {
+        call->done(call->ctx, NULL, &err);
+        return;
+    }
+    call->done(call->ctx, &key, NULL);
+    api_key_release(&key);
+}
+
+static void key_row(void *ctx, const struct db_result *r, const struct err *err)
+{
+    struct key_call *call = OBJ(ctx, struct key_call, KEY_CALL_TAG);
+    struct err own;
+    if (err && err->code == ERR_CONFLICT) {
+        err_set(&own, ERR_CONFLICT, "a key with this id already exists");
+        err = &own;
+    } else if (!err && db_rows(r) == 0 && call->must_exist) {
+        err_set(&own, ERR_NOT_FOUND, "there is no such key");
+        err = &own;
+    }
+    if (err || db_rows(r) == 0)
+        call->done(call->ctx, NULL, err);
+    else
+        give_key(call, r);
+    free(call);
+}
+
+void api_key_insert(struct db *db, const struct api_key *key, api_key_done_fn *done, void *ctx)
+{
+    struct buf limits, permissions;
+    buf_init(&limits, KEY_JSON_MAX);
+    buf_init(&permissions, KEY_JSON_MAX);
+    key_limits_write(&limits, &key->limits);
+    key_permissions_write(&permissions, &key->permissions); /* too long: refused by json_valid */
+    const struct db_param params[] = {
+        DBP_S(key->id),
+        DBP_S(key->public_id),
+        DBP_S(key->secret_hash),
+        DBP_S(key->user_id),
+        DBP_S(key->name),
+        DBP_S(key->status),
+        DBP_I(key->created_at),
+        time_or_null(key->expires_at),
+        time_or_null(key->last_used_at),
+        DBP_STR(buf_str(&limits)),
+        DBP_STR(buf_str(&permissions)),
+    };
+    db_query(db, sql_insert, params, ARRAY_SIZE(params), key_row, key_call_new(true, done, ctx));
+    buf_release(&limits);
+    buf_release(&permissions);
+}
+
+void api_key_find(struct db *db, const char *public_id, api_key_done_fn *done, void *ctx)
+{
+    const struct db_param params[] = {DBP_S(public_id)};
+    db_query(db, sql_find, params, ARRAY_SIZE(params), key_row, key_call_new(false, done, ctx));
+}
+
+void api_key_set_status(struct db *db, const char *id, const char *status, api_key_done_fn *done,
+                        void *ctx)
+{
+    const struct db_param params[] = {DBP_S(id), DBP_S(status)};
+    db_query(db, sql_set_status, params, ARRAY_SIZE(params), key_row,
+             key_call_new(true, done, ctx));
+}
+
+/* --- all keys ----------------------------------------------------------------------------- */
+
+#define KEY_LIST_TAG TAG4('k', 'e', 'y', 'l')
+struct list_call {
+    uint32_t tag;
+    api_key_list_fn *done;
+    void *ctx;
+};
+
+/* A key that cannot be read (edited by hand) must not hide the others. */
+static size_t read_keys(const struct db_result *r, struct api_key *keys)
+{
+    size_t count = 0;
+    for (size_t row = 0; row < db_rows(r); row++) {
+        struct err err;
+        if (read_key(r, row, &keys[count], &err) == 0)
+            count++;
+        else
+            log_error("an API key cannot be read, ignoring it", LF_S("error", err.msg));
+    }
+    return count;
+}
+
+static void key_rows(void *ctx, const struct db_result *r, const struct err *err)
+{
+    struct list_call *call = OBJ(ctx, struct list_call, KEY_LIST_TAG);
+    if (err) {
+        call->done(call->ctx, NULL, 0, err);
+    } else {
+        struct api_key *keys = x_calloc(db_rows(r) + 1, sizeof(*keys));
+        size_t count = read_keys(r, keys);
+        call->done(call->ctx, keys, count, NULL);
+        for (size_t i = 0; i < count; i++)
+            api_key_release(&keys[i]);
+        free(keys);
+    }
+    free(call);
+}
+
+void api_key_list(struct db *db, api_key_list_fn *done, void *ctx)
+{
+    struct list_call *call = x_calloc(1, sizeof(*call));
+    *call = (struct list_call){.tag = KEY_LIST_TAG, .done = done, .ctx = ctx};
+    db_query(db, sql_list, NULL, 0, key_rows, call);
+}
+
+/* --- last use ----------------------------------------------------------------------------- */
+
+static void touched(void *ctx, const struct db_result *r, const struct err *err)
+{
+    (void)ctx;
+    (void)r;
+    if (err)
+        log_warn("cannot note when keys were used, ignoring", LF_S("error", err->msg));
+}
+
+void api_key_touch(struct db *db, const struct api_key_use *uses, size_t count)
+{
+    if (count == 0)
+        return;
+    struct db_stmt *stmts = x_calloc(count, sizeof(*stmts));
+    struct db_param *params = x_calloc(count * 2, sizeof(*params));
+    for (size_t i = 0; i < count; i++) {
+        params[2 * i] = DBP_S(uses[i].id);
+        params[2 * i + 1] = DBP_I(uses[i].at);
+        stmts[i] = (struct db_stmt){.sql = sql_touch, .params = &params[2 * i], .param_count = 2};
+    }
+    db_batch(db, stmts, count, touched, NULL);
+    free(params);
+    free(stmts);
+}

@@ -1,0 +1,731 @@
+/* test_store.c - every statement of store/ against a real SQLite file. */
+#include "core/json.h"
+#include "core/log.h"
+#include "db_fx.h"
+#include "store/store.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#define USER_ID "11111111-1111-4111-8111-111111111111"
+#define KEY_ID  "22222222-2222-4222-8222-222222222222"
+#define KEY2_ID "33333333-3333-4333-8333-333333333333"
+#define NO_ID   "99999999-9999-4999-8999-999999999999"
+
+/* --- what callbacks leave behind ---------------------------------------------------------- */
+
+struct got {
+    int calls;
+    bool failed;
+    struct err err;
+    bool found;
+    int64_t count;
+    struct user user;
+    struct api_key key;
+    char ids[8][KEY_PUBLIC_ID_LEN + 1];
+    struct usage_sum sums[4];
+    struct session_row session;
+    char *conversation, *context;
+};
+
+static void note(struct got *got, const struct err *err)
+{
+    assert_false(submitting);
+    got->calls++;
+    got->failed = err != NULL;
+    if (err)
+        got->err = *err;
+}
+
+static void got_user(void *ctx, const struct user *user, const struct err *err)
+{
+    struct got *got = ctx;
+    note(got, err);
+    assert_false(user && err);
+    got->found = user != NULL;
+    if (!user)
+        return;
+    got->user = *user;
+    got->user.name = x_strdup(user->name);
+    got->user.role = x_strdup(user->role);
+    got->user.password_hash = user->password_hash ? x_strdup(user->password_hash) : NULL;
+}
+
+static void got_key(void *ctx, const struct api_key *key, const struct err *err)
+{
+    struct got *got = ctx;
+    note(got, err);
+    assert_false(key && err);
+    got->found = key != NULL;
+    if (key)
+        api_key_copy(&got->key, key);
+}
+
+static void got_keys(void *ctx, const struct api_key *keys, size_t count, const struct err *err)
+{
+    struct got *got = ctx;
+    note(got, err);
+    got->count = (int64_t)count;
+    for (size_t i = 0; i < count && i < ARRAY_SIZE(got->ids); i++)
+        snprintf(got->ids[i], sizeof(got->ids[i]), "%s", keys[i].public_id);
+}
+
+static void got_count(void *ctx, int64_t count, const struct err *err)
+{
+    struct got *got = ctx;
+    note(got, err);
+    got->count = count;
+}
+
+static void got_done(void *ctx, const struct err *err)
+{
+    note(ctx, err);
+}
+
+static void got_sums(void *ctx, const struct usage_sum *sums, size_t count, const struct err *err)
+{
+    struct got *got = ctx;
+    note(got, err);
+    got->count = (int64_t)count;
+    for (size_t i = 0; i < count && i < ARRAY_SIZE(got->sums); i++)
+        got->sums[i] = sums[i];
+}
+
+static void got_session(void *ctx, const struct session_row *row, const struct err *err)
+{
+    struct got *got = ctx;
+    note(got, err);
+    assert_false(row && err);
+    got->found = row != NULL;
+    if (!row)
+        return;
+    got->session = *row;
+    got->conversation = str_dup(row->conversation_id);
+    got->context = str_dup(row->context);
+}
+
+static void forget(struct got *got)
+{
+    free(got->user.name);
+    free(got->user.role);
+    free(got->user.password_hash);
+    api_key_release(&got->key);
+    free(got->conversation);
+    free(got->context);
+    *got = (struct got){0};
+}
+
+static void wait_got(struct fx *fx, const struct got *got)
+{
+    int64_t deadline = clock_mono_ms() + 30000;
+    while (!got->calls) {
+        assert_true(clock_mono_ms() < deadline);
+        event_base_loop(loop_base(fx->loop), EVLOOP_ONCE);
+    }
+    assert_int_equal(got->calls, 1);
+}
+
+/* DO(call): submits, waits, leaves the answer in `got`. */
+#define DO(call)            \
+    do {                    \
+        forget(&got);       \
+        submitting = true;  \
+        call;               \
+        submitting = false; \
+        wait_got(fx, &got); \
+    } while (0)
+
+static void assert_ok(const struct got *got)
+{
+    if (got->failed)
+        fail_msg("%s", got->err.msg);
+}
+
+/* --- rows --------------------------------------------------------------------------------- */
+
+static char name_ada[] = "Ada", role_owner[] = "owner", hash[] = "$2b$10$abc", active[] = "active";
+static char model_a[] = "claude-*", model_b[] = "opus \"4\" Ü";
+static char *models[] = {model_a, model_b, NULL};
+
+static struct api_key make_key(const char *id, const char *public_id, int64_t created_at)
+{
+    struct api_key key = {
+        .secret_hash = hash,
+        .user_id = USER_ID,
+        .name = name_ada,
+        .status = active,
+        .created_at = created_at,
+        .limits = {10, 1000, -1},
+        .permissions = {.models = models, .max_tokens = 4096, .allow_streaming = true},
+    };
+    snprintf(key.id, sizeof(key.id), "%s", id);
+    snprintf(key.public_id, sizeof(key.public_id), "%s", public_id);
+    return key;
+}
+
+static struct user make_user(void)
+{
+    return (struct user){.id = USER_ID, .name = name_ada, .role = role_owner, .created_at = 77};
+}
+
+static int set_up_keys(void **state)
+{
+    struct got got = {0};
+    fx_set_up(state);
+    struct fx *fx = *state;
+    struct user user = make_user();
+    struct api_key key = make_key(KEY_ID, "aaaaaaaaaaaa", 1000);
+    struct api_key key2 = make_key(KEY2_ID, "bbbbbbbbbbbb", 2000);
+    DO(user_insert(fx->db, &user, got_user, &got));
+    assert_ok(&got);
+    DO(api_key_insert(fx->db, &key, got_key, &got));
+    assert_ok(&got);
+    DO(api_key_insert(fx->db, &key2, got_key, &got));
+    assert_ok(&got);
+    forget(&got);
+    return 0;
+}
+
+/* --- users -------------------------------------------------------------------------------- */
+
+static void test_users(void **state)
+{
+    struct fx *fx = *state;
+    struct got got = {0};
+    struct user user = make_user();
+    DO(user_count(fx->db, got_count, &got));
+    assert_int_equal(got.count, 0);
+    DO(user_insert(fx->db, &user, got_user, &got));
+    assert_ok(&got);
+    assert_string_equal(got.user.id, USER_ID);
+    assert_string_equal(got.user.name, "Ada");
+    assert_null(got.user.password_hash);
+    DO(user_find_by_name(fx->db, "Ada", got_user, &got));
+    assert_true(got.found);
+    assert_string_equal(got.user.role, "owner");
+    assert_int_equal(got.user.created_at, 77);
+    DO(user_find_by_name(fx->db, "ada", got_user, &got));
+    assert_false(got.found || got.failed);
+    snprintf(user.id, sizeof(user.id), "%s", NO_ID);
+    user.password_hash = hash;
+    DO(user_insert(fx->db, &user, got_user, &got));
+    assert_int_equal(got.err.code, ERR_CONFLICT);
+    assert_string_equal(got.err.msg, "a user with this name already exists");
+    user.name = hash;
+    DO(user_insert(fx->db, &user, got_user, &got));
+    assert_string_equal(got.user.password_hash, "$2b$10$abc");
+    user.role = active;
+    snprintf(user.id, sizeof(user.id), "%s", KEY_ID);
+    user.name = active;
+    DO(user_insert(fx->db, &user, got_user, &got));
+    assert_int_equal(got.err.code, ERR_INTERNAL); /* no such role */
+    DO(user_count(fx->db, got_count, &got));
+    assert_int_equal(got.count, 2);
+}
+
+/* --- keys --------------------------------------------------------------------------------- */
+
+static void assert_same_key(const struct api_key *a, const struct api_key *b)
+{
+    assert_string_equal(a->id, b->id);
+    assert_string_equal(a->public_id, b->public_id);
+    assert_string_equal(a->secret_hash, b->secret_hash);
+    assert_string_equal(a->user_id, b->user_id);
+    assert_string_equal(a->name, b->name);
+    assert_string_equal(a->status, b->status);
+    assert_int_equal(a->created_at, b->created_at);
+    assert_int_equal(a->expires_at, b->expires_at);
+    assert_int_equal(a->last_used_at, b->last_used_at);
+    assert_int_equal(a->limits.requests_per_minute, b->limits.requests_per_minute);
+    assert_int_equal(a->limits.requests_per_day, b->limits.requests_per_day);
+    assert_int_equal(a->limits.tokens_per_day, b->limits.tokens_per_day);
+    assert_int_equal(a->permissions.max_tokens, b->permissions.max_tokens);
+    assert_int_equal(a->permissions.allow_streaming, b->permissions.allow_streaming);
+    size_t i = 0;
+    for (; a->permissions.models[i]; i++)
+        assert_string_equal(a->permissions.models[i], b->permissions.models[i]);
+    assert_null(b->permissions.models[i]);
+}
+
+static void test_key_round_trip(void **state)
+{
+    struct fx *fx = *state;
+    struct got got = {0};
+    static char *none[] = {NULL};
+    struct api_key key = make_key(NO_ID, "cccccccccccc", 3000);
+    key.expires_at = 9000;
+    key.last_used_at = 3001;
+    key.limits = (struct key_limits){-1, INT64_MAX, 0};
+    key.permissions.max_tokens = -1;
+    key.permissions.allow_streaming = false;
+    DO(api_key_insert(fx->db, &key, got_key, &got));
+    assert_ok(&got);
+    assert_same_key(&key, &got.key);
+    DO(api_key_find(fx->db, "cccccccccccc", got_key, &got));
+    assert_same_key(&key, &got.key);
+    DO(api_key_find(fx->db, "aaaaaaaaaaaa", got_key, &got));
+    struct api_key first = make_key(KEY_ID, "aaaaaaaaaaaa", 1000);
+    assert_same_key(&first, &got.key);
+    DO(api_key_find(fx->db, "unknownunkno", got_key, &got));
+    assert_false(got.found || got.failed);
+    DO(api_key_insert(fx->db, &key, got_key, &got));
+    assert_int_equal(got.err.code, ERR_CONFLICT);
+    key = make_key("44444444-4444-4444-8444-444444444444", "dddddddddddd", 1);
+    key.permissions.models = none;
+    DO(api_key_insert(fx->db, &key, got_key, &got));
+    assert_same_key(&key, &got.key);
+    assert_false(api_key_allows_model(&got.key, "claude-x"));
+    snprintf(key.user_id, sizeof(key.user_id), "%s", NO_ID);
+    snprintf(key.id, sizeof(key.id), "%s", USER_ID);
+    snprintf(key.public_id, sizeof(key.public_id), "%s", "eeeeeeeeeeee");
+    DO(api_key_insert(fx->db, &key, got_key, &got)); /* of nobody */
+    assert_int_equal(got.err.code, ERR_INTERNAL);
+    forget(&got);
+}
+
+/* The columns are a format of their own: other programs read them. */
+static void test_key_json(void **state)
+{
+    struct fx *fx = *state;
+    assert_int_equal(run(fx,
+                         "SELECT limits = '{\"requestsPerMinute\":10,\"requestsPerDay\":1000,"
+                         "\"tokensPerDay\":null}' FROM api_keys WHERE public_id = 'aaaaaaaaaaaa'"),
+                     1);
+    assert_int_equal(run(fx,
+                         "SELECT permissions = '{\"models\":[\"claude-*\",\"opus \\\"4\\\" Ü\"],"
+                         "\"maxTokens\":4096,\"allowStreaming\":true}' FROM api_keys "
+                         "WHERE public_id = 'aaaaaaaaaaaa'"),
+                     1);
+    assert_int_equal(run(fx, "SELECT metadata IS NULL AND expires_at IS NULL AND "
+                             "last_used_at IS NULL FROM api_keys"),
+                     1);
+}
+
+static void test_key_unreadable(void **state)
+{
+    static const char *const broken[] = {
+        "limits = '{}'",
+        "limits = '[]'",
+        "limits = json_set(limits, '$.requestsPerDay', 'many')",
+        "limits = json_set(limits, '$.requestsPerDay', -5)",
+        "limits = json_remove(limits, '$.tokensPerDay')",
+        "permissions = json_remove(permissions, '$.maxTokens')",
+        "permissions = json_set(permissions, '$.allowStreaming', 1)",
+        "permissions = json_set(permissions, '$.models', 'claude')",
+        "permissions = json_set(permissions, '$.models[1]', 3)",
+        "permissions = json_set(permissions, '$.models[1]', '')",
+    };
+    struct fx *fx = *state;
+    struct got got = {0};
+    run(fx, "CREATE TABLE keep AS SELECT * FROM api_keys");
+    for (size_t i = 0; i < ARRAY_SIZE(broken); i++) {
+        char sql[256];
+        snprintf(sql, sizeof(sql), "UPDATE api_keys SET %s WHERE public_id = 'aaaaaaaaaaaa'",
+                 broken[i]);
+        run(fx, sql);
+        DO(api_key_find(fx->db, "aaaaaaaaaaaa", got_key, &got));
+        if (!got.failed)
+            fail_msg("read in spite of %s", broken[i]);
+        assert_int_equal(got.err.code, ERR_INTERNAL);
+        assert_non_null(strstr(got.err.msg, "api key aaaaaaaaaaaa: "));
+        DO(api_key_list(fx->db, got_keys, &got)); /* the other one is still listed */
+        assert_int_equal(got.count, 1);
+        assert_string_equal(got.ids[0], "bbbbbbbbbbbb");
+        run(fx, "UPDATE api_keys SET limits = keep.limits, permissions = keep.permissions "
+                "FROM keep WHERE keep.id = api_keys.id");
+    }
+    run(fx, "UPDATE api_keys SET limits = json_set(limits, '$.future', 1)");
+    DO(api_key_find(fx->db, "aaaaaaaaaaaa", got_key, &got));
+    assert_true(got.found); /* a newer program's field is no error */
+    forget(&got);
+}
+
+static void test_key_list(void **state)
+{
+    struct fx *fx = *state;
+    struct got got = {0};
+    struct api_key key = make_key(NO_ID, "cccccccccccc", 1500);
+    DO(api_key_insert(fx->db, &key, got_key, &got));
+    DO(api_key_list(fx->db, got_keys, &got));
+    assert_int_equal(got.count, 3);
+    assert_string_equal(got.ids[0], "bbbbbbbbbbbb");
+    assert_string_equal(got.ids[1], "cccccccccccc");
+    assert_string_equal(got.ids[2], "aaaaaaaaaaaa");
+}
+
+static void test_key_status(void **state)
+{
+    struct fx *fx = *state;
+    struct got got = {0};
+    DO(api_key_set_status(fx->db, "aaaaaaaaaaaa", "revoked", got_key, &got));
+    assert_string_equal(got.key.status, "revoked");
+    assert_string_equal(got.key.id, KEY_ID);
+    DO(api_key_set_status(fx->db, KEY2_ID, "revoked", got_key, &got));
+    assert_string_equal(got.key.public_id, "bbbbbbbbbbbb");
+    DO(api_key_find(fx->db, "bbbbbbbbbbbb", got_key, &got));
+    assert_string_equal(got.key.status, "revoked");
+    DO(api_key_set_status(fx->db, KEY_ID, "active", got_key, &got));
+    assert_string_equal(got.key.status, "active");
+    DO(api_key_set_status(fx->db, KEY_ID, "nonsense", got_key, &got));
+    assert_int_equal(got.err.code, ERR_INTERNAL);
+    DO(api_key_set_status(fx->db, NO_ID, "revoked", got_key, &got));
+    assert_int_equal(got.err.code, ERR_NOT_FOUND);
+    forget(&got);
+}
+
+static void test_key_touch(void **state)
+{
+    struct fx *fx = *state;
+    const struct api_key_use uses[] = {{KEY_ID, 5000}, {NO_ID, 1}, {KEY_ID, 4000}, {KEY2_ID, 6}};
+    api_key_touch(fx->db, NULL, 0);
+    api_key_touch(fx->db, uses, ARRAY_SIZE(uses));
+    assert_int_equal(run(fx, "SELECT last_used_at FROM api_keys WHERE id = '" KEY_ID "'"), 5000);
+    assert_int_equal(run(fx, "SELECT last_used_at FROM api_keys WHERE id = '" KEY2_ID "'"), 6);
+}
+
+static void test_key_find_is_one_indexed_query(void **state)
+{
+    struct fx *fx = *state;
+    sqlite3 *raw = raw_open(fx);
+    sqlite3_stmt *stmt;
+    assert_int_equal(sqlite3_prepare_v2(raw,
+                                        "EXPLAIN QUERY PLAN SELECT id, limits FROM api_keys "
+                                        "WHERE public_id = $1",
+                                        -1, &stmt, NULL),
+                     SQLITE_OK);
+    assert_int_equal(sqlite3_step(stmt), SQLITE_ROW);
+    assert_non_null(strstr((const char *)sqlite3_column_text(stmt, 3), "SEARCH api_keys USING"));
+    assert_int_equal(sqlite3_step(stmt), SQLITE_DONE);
+    sqlite3_finalize(stmt);
+    sqlite3_close(raw);
+}
+
+static void test_key_copy(void **state)
+{
+    (void)state;
+    struct api_key key = make_key(KEY_ID, "aaaaaaaaaaaa", 1), copy, bare = {0};
+    api_key_copy(&copy, &key);
+    assert_same_key(&key, &copy);
+    assert_ptr_not_equal(copy.name, key.name);
+    assert_ptr_not_equal(copy.permissions.models, key.permissions.models);
+    assert_ptr_not_equal(copy.permissions.models[0], key.permissions.models[0]);
+    assert_true(api_key_allows_model(&copy, "claude-opus-4"));
+    assert_true(api_key_allows_model(&copy, "opus \"4\" Ü"));
+    assert_false(api_key_allows_model(&copy, "opus"));
+    assert_false(api_key_allows_model(&copy, "xclaude-1"));
+    api_key_release(&copy);
+    api_key_release(&copy); /* harmless twice */
+    api_key_copy(&copy, &bare);
+    assert_null(copy.name);
+    assert_false(api_key_allows_model(&copy, "claude-opus-4"));
+    assert_false(api_key_allows_model(&bare, "claude-opus-4"));
+    api_key_release(&copy);
+}
+
+/* --- usage -------------------------------------------------------------------------------- */
+
+static struct usage_row make_usage(const char *key_id, int n)
+{
+    struct usage_row row = {
+        .timestamp = 10000 + n,
+        .endpoint = "/api/chat",
+        .method = "POST",
+        .model = "claude-x",
+        .input_tokens = 1,
+        .output_tokens = 20,
+        .cache_creation_tokens = 300,
+        .cache_read_tokens = 4000,
+        .upstream_calls = 2,
+        .retries = 1,
+        .response_time_ms = 1234,
+        .ttft_ms = 56,
+        .queue_ms = 7,
+        .status_code = 200,
+    };
+    snprintf(row.request_id, sizeof(row.request_id), "req_%024d", n);
+    snprintf(row.api_key_id, sizeof(row.api_key_id), "%s", key_id);
+    return row;
+}
+
+static void test_usage_columns(void **state)
+{
+    struct fx *fx = *state;
+    struct got got = {0};
+    struct usage_row rows[] = {make_usage(KEY_ID, 1), make_usage(KEY_ID, 2)};
+    snprintf(rows[1].session_id, sizeof(rows[1].session_id), "%s", NO_ID);
+    snprintf(rows[1].error, sizeof(rows[1].error), "upstream_error");
+    rows[1].ttft_ms = -1;
+    rows[1].estimated = true;
+    DO(usage_insert(fx->db, rows, 2, got_done, &got));
+    assert_ok(&got);
+    assert_int_equal(
+        run(fx, "SELECT request_tokens = 4301 AND response_tokens = 20 AND total_tokens = 4321 AND "
+                "input_tokens = 1 AND output_tokens = 20 AND cache_creation_tokens = 300 AND "
+                "cache_read_tokens = 4000 AND upstream_calls = 2 AND retries = 1 AND "
+                "response_time_ms = 1234 AND queue_ms = 7 AND status_code = 200 AND "
+                "model = 'claude-x' AND endpoint = '/api/chat' AND method = 'POST' AND "
+                "api_key_id = '" KEY_ID "' AND length(id) = 36 AND cost_usd IS NULL "
+                "FROM usage_logs GROUP BY 1"),
+        1);
+    assert_int_equal(run(fx, "SELECT ttft_ms = 56 AND session_id IS NULL AND error IS NULL AND "
+                             "NOT estimated AND timestamp = 10001 FROM usage_logs "
+                             "WHERE request_id LIKE '%1'"),
+                     1);
+    assert_int_equal(run(fx, "SELECT ttft_ms IS NULL AND session_id = '" NO_ID "' AND "
+                             "error = 'upstream_error' AND estimated FROM usage_logs "
+                             "WHERE request_id LIKE '%2'"),
+                     1);
+}
+
+static void test_usage_replay(void **state)
+{
+    struct fx *fx = *state;
+    struct got got = {0};
+    struct usage_row rows[] = {make_usage(KEY_ID, 1), make_usage(KEY_ID, 2), make_usage(KEY_ID, 1),
+                               make_usage(KEY_ID, 3)};
+    const struct log_opts log = {.level = LOG_INFO, .dir = fx->dir};
+    struct err err;
+    assert_int_equal(log_open(&log, &err), 0);
+    DO(usage_insert(fx->db, rows, 2, got_done, &got));
+    DO(usage_insert(fx->db, rows, 4, got_done, &got));
+    assert_ok(&got);
+    DO(usage_insert(fx->db, NULL, 0, got_done, &got));
+    assert_ok(&got);
+    assert_int_equal(run(fx, "SELECT count(*) FROM usage_logs"), 3);
+    log_close();
+    char name[256];
+    struct stat st;
+    snprintf(name, sizeof(name), "%s/error.log", fx->dir);
+    assert_int_equal(stat(name, &st), 0);
+    assert_int_equal(st.st_size, 0); /* a replay is no incident */
+    unlink(name);
+    snprintf(name, sizeof(name), "%s/combined.log", fx->dir);
+    unlink(name);
+}
+
+/* Keys are never deleted, but a backup may have been restored. */
+static void test_usage_of_unknown_key(void **state)
+{
+    struct fx *fx = *state;
+    struct got got = {0};
+    struct usage_row rows[] = {make_usage(KEY_ID, 1), make_usage(NO_ID, 2), make_usage(KEY2_ID, 3)};
+    DO(usage_insert(fx->db, rows, 3, got_done, &got));
+    assert_ok(&got);
+    assert_int_equal(run(fx, "SELECT count(*) FROM usage_logs"), 2);
+    assert_int_equal(run(fx, "SELECT count(*) FROM usage_logs WHERE api_key_id = '" NO_ID "'"), 0);
+}
+
+static void test_usage_when_full(void **state)
+{
+    enum { N = 500 };
+    struct fx *fx = *state;
+    struct got got = {0};
+    struct usage_row *rows = x_calloc(N, sizeof(*rows));
+    char sql[64];
+    for (int i = 0; i < N; i++)
+        rows[i] = make_usage(i == 3 ? NO_ID : KEY_ID, i);
+    snprintf(sql, sizeof(sql), "PRAGMA max_page_count = %d", (int)run(fx, "PRAGMA page_count") + 4);
+    run(fx, sql);
+    DO(usage_insert(fx->db, rows + 4, N - 4, got_done, &got));
+    assert_int_equal(got.err.code, ERR_UNAVAILABLE);
+    assert_int_equal(run(fx, "SELECT count(*) FROM usage_logs"), 0); /* all or none */
+    DO(usage_insert(fx->db, rows, N, got_done, &got)); /* row 3 is refused, then it is full */
+    assert_int_equal(got.err.code, ERR_UNAVAILABLE);
+    run(fx, "PRAGMA max_page_count = 100000");
+    DO(usage_insert(fx->db, rows, N, got_done, &got)); /* offered again */
+    assert_ok(&got);
+    assert_int_equal(run(fx, "SELECT count(*) FROM usage_logs"), N - 1);
+    free(rows);
+}
+
+static void test_usage_sums(void **state)
+{
+    struct fx *fx = *state;
+    struct got got = {0};
+    struct usage_row rows[] = {make_usage(KEY_ID, 1), make_usage(KEY_ID, 2), make_usage(KEY2_ID, 3),
+                               make_usage(KEY2_ID, 4), make_usage(KEY_ID, 0)};
+    rows[1].output_tokens = 30;
+    DO(usage_sums_since(fx->db, 0, got_sums, &got));
+    assert_ok(&got);
+    assert_int_equal(got.count, 0);
+    DO(usage_insert(fx->db, rows, 5, got_done, &got));
+    DO(usage_sums_since(fx->db, 10001, got_sums, &got));
+    assert_int_equal(got.count, 2);
+    const struct usage_sum *a = &got.sums[0], *b = &got.sums[1];
+    if (strcmp(a->api_key_id, KEY_ID) != 0) {
+        a = &got.sums[1];
+        b = &got.sums[0];
+    }
+    assert_string_equal(a->api_key_id, KEY_ID);
+    assert_int_equal(a->requests, 2);
+    assert_int_equal(a->tokens, 4321 + 4331);
+    assert_string_equal(b->api_key_id, KEY2_ID);
+    assert_int_equal(b->requests, 2);
+    assert_int_equal(b->tokens, 2 * 4321);
+}
+
+static void test_usage_speed(void **state)
+{
+    enum { N = 20000, BATCH = 500 };
+    struct fx *fx = *state;
+    struct got got = {0};
+    struct usage_row *rows = x_calloc(BATCH, sizeof(*rows));
+    int64_t start = clock_mono_us();
+    for (int done = 0; done < N; done += BATCH) {
+        for (int i = 0; i < BATCH; i++) {
+            rows[i] = make_usage(KEY_ID, done + i);
+            id_request(rows[i].request_id);
+        }
+        DO(usage_insert(fx->db, rows, BATCH, got_done, &got));
+        assert_ok(&got);
+    }
+    print_message("           usage rows/s in batches of %d: %.0f\n", BATCH,
+                  N * 1e6 / (double)(clock_mono_us() - start));
+    assert_int_equal(run(fx, "SELECT count(*) FROM usage_logs"), N);
+    free(rows);
+}
+
+/* --- sessions ----------------------------------------------------------------------------- */
+
+static void test_sessions(void **state)
+{
+    struct fx *fx = *state;
+    struct got got = {0};
+    struct session_row row = {.id = NO_ID,
+                              .api_key_id = KEY_ID,
+                              .context = STR("{\"messages\":[\"ä\\u0000 🙂\"]}"),
+                              .created_at = 100,
+                              .last_accessed_at = 200};
+    DO(session_find(fx->db, NO_ID, KEY_ID, got_session, &got));
+    assert_false(got.found || got.failed);
+    DO(session_save(fx->db, &row, got_done, &got));
+    assert_ok(&got);
+    DO(session_find(fx->db, NO_ID, KEY_ID, got_session, &got));
+    assert_true(got.found);
+    assert_string_equal(got.session.id, NO_ID);
+    assert_string_equal(got.session.api_key_id, KEY_ID);
+    assert_string_equal(got.conversation, "");
+    assert_string_equal(got.context, "{\"messages\":[\"ä\\u0000 🙂\"]}");
+    row.conversation_id = STR("cli-7");
+    row.context = STR("{}");
+    row.created_at = row.last_accessed_at = 300;
+    DO(session_save(fx->db, &row, got_done, &got));
+    DO(session_find(fx->db, NO_ID, KEY_ID, got_session, &got));
+    assert_string_equal(got.conversation, "cli-7");
+    assert_string_equal(got.context, "{}");
+    assert_int_equal(got.session.created_at, 100);
+    assert_int_equal(got.session.last_accessed_at, 300);
+    row.context = STR("{broken");
+    DO(session_save(fx->db, &row, got_done, &got));
+    assert_int_equal(got.err.code, ERR_INTERNAL);
+    forget(&got);
+}
+
+static void test_session_of_another_key(void **state)
+{
+    struct fx *fx = *state;
+    struct got got = {0};
+    struct session_row row = {.id = NO_ID, .api_key_id = KEY_ID, .context = STR("{\"mine\":1}")};
+    DO(session_save(fx->db, &row, got_done, &got));
+    DO(session_find(fx->db, NO_ID, KEY2_ID, got_session, &got));
+    assert_false(got.found || got.failed);
+    snprintf(row.api_key_id, sizeof(row.api_key_id), "%s", KEY2_ID);
+    row.context = STR("{\"stolen\":1}");
+    DO(session_save(fx->db, &row, got_done, &got));
+    assert_int_equal(got.err.code, ERR_CONFLICT);
+    DO(session_find(fx->db, NO_ID, KEY_ID, got_session, &got));
+    assert_string_equal(got.context, "{\"mine\":1}");
+    forget(&got);
+}
+
+static void test_session_expiry(void **state)
+{
+    struct fx *fx = *state;
+    struct got got = {0};
+    for (int i = 0; i < 10; i++) {
+        struct session_row row = {.api_key_id = KEY_ID, .last_accessed_at = i};
+        id_uuid(row.id);
+        DO(session_save(fx->db, &row, got_done, &got));
+        assert_ok(&got);
+    }
+    DO(session_delete_expired(fx->db, 4, got_count, &got));
+    assert_ok(&got);
+    assert_int_equal(got.count, 4);
+    DO(session_delete_expired(fx->db, 4, got_count, &got));
+    assert_int_equal(got.count, 0);
+    assert_int_equal(run(fx, "SELECT min(last_accessed_at) FROM sessions"), 4);
+}
+
+/* Every function reports a database that cannot serve, once, and nothing is lost or leaked. */
+static void test_database_away(void **state)
+{
+    struct fx *fx = *state;
+    struct got got = {0};
+    struct usage_row usage = make_usage(KEY_ID, 1);
+    struct session_row session = {.id = NO_ID, .api_key_id = KEY_ID};
+    const struct api_key_use use = {KEY_ID, 1};
+    struct user user = make_user();
+    struct api_key key = make_key(NO_ID, "cccccccccccc", 1);
+    close_db(fx);
+    int fd = open(fx->path, O_WRONLY | O_CLOEXEC); /* damage every page but the first */
+    char junk[4096];
+    memset(junk, 0xEE, sizeof(junk));
+    open_db(fx);
+    for (int page = 1; page < 40; page++)
+        assert_int_equal(pwrite(fd, junk, sizeof(junk), page * 4096), sizeof(junk));
+    close(fd);
+    DO(user_insert(fx->db, &user, got_user, &got));
+    assert_int_equal(got.err.code, ERR_UNAVAILABLE);
+    DO(user_find_by_name(fx->db, "Ada", got_user, &got));
+    assert_int_equal(got.err.code, ERR_UNAVAILABLE);
+    DO(user_count(fx->db, got_count, &got));
+    assert_int_equal(got.err.code, ERR_UNAVAILABLE);
+    DO(api_key_insert(fx->db, &key, got_key, &got));
+    assert_int_equal(got.err.code, ERR_UNAVAILABLE);
+    DO(api_key_find(fx->db, "aaaaaaaaaaaa", got_key, &got));
+    assert_int_equal(got.err.code, ERR_UNAVAILABLE);
+    DO(api_key_list(fx->db, got_keys, &got));
+    assert_int_equal(got.err.code, ERR_UNAVAILABLE);
+    DO(api_key_set_status(fx->db, KEY_ID, "revoked", got_key, &got));
+    assert_int_equal(got.err.code, ERR_UNAVAILABLE);
+    api_key_touch(fx->db, &use, 1);
+    DO(usage_insert(fx->db, &usage, 1, got_done, &got));
+    assert_int_equal(got.err.code, ERR_UNAVAILABLE);
+    DO(usage_sums_since(fx->db, 0, got_sums, &got));
+    assert_int_equal(got.err.code, ERR_UNAVAILABLE);
+    DO(session_save(fx->db, &session, got_done, &got));
+    assert_int_equal(got.err.code, ERR_UNAVAILABLE);
+    DO(session_find(fx->db, NO_ID, KEY_ID, got_session, &got));
+    assert_int_equal(got.err.code, ERR_UNAVAILABLE);
+    DO(session_delete_expired(fx->db, 1, got_count, &got));
+    assert_int_equal(got.err.code, ERR_UNAVAILABLE);
+}
+
+#define KEYS(f) cmocka_unit_test_setup_teardown(f, set_up_keys, fx_tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_users, fx_set_up, fx_tear_down),
+        KEYS(test_key_round_trip),
+        KEYS(test_key_json),
+        KEYS(test_key_unreadable),
+        KEYS(test_key_list),
+        KEYS(test_key_status),
+        KEYS(test_key_touch),
+        KEYS(test_key_find_is_one_indexed_query),
+        cmocka_unit_test(test_key_copy),
+        KEYS(test_usage_columns),
+        KEYS(test_usage_replay),
+        KEYS(test_usage_of_unknown_key),
+        KEYS(test_usage_when_full),
+        KEYS(test_usage_sums),
+        KEYS(test_usage_speed),
+        KEYS(test_sessions),
+        KEYS(test_session_of_another_key),
+        KEYS(test_session_expiry),
+        KEYS(test_database_away),
+    };
+    id_init();
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
