@@ -5,7 +5,8 @@
  *   - http_reply*() and http_stream_end() finish it: the pointer is dead afterwards;
  *   - if the client leaves earlier, the gone callback (if set) runs exactly once, and the pointer
  *     is dead when that callback returns. Without a callback the reply is dropped in silence.
- * Malformed requests (RFC 9112 and the list in ARCHITECTURE.md) never reach a handler. */
+ * Malformed requests (RFC 9112 and the list in ARCHITECTURE.md) never reach a handler. Neither does
+ * GET, HEAD or OPTIONS with a body; a body with DELETE is read and may be ignored. */
 #ifndef CG_HTTP_HTTP_H
 #define CG_HTTP_HTTP_H
 
@@ -42,12 +43,12 @@ struct http_route {
 typedef void http_authorise_fn(struct http_req *req, enum http_scope scope, void *ctx);
 
 struct http_opts {
-    const char *listen;        /* "127.0.0.1:3001", "[::1]:3001", ":3001" (all), port 0 = any */
-    size_t max_body_bytes;     /* over it: 413 */
-    size_t max_header_bytes;   /* whole head; over it: 431. At most 100 header lines. */
-    int idle_timeout_s;        /* a connection without a request in progress */
-    int read_timeout_s;        /* from a request's first byte to its last */
-    int max_connections;       /* over it: accepted and closed with 503 */
+    const char *listen;      /* "127.0.0.1:3001", "[::1]:3001", ":3001" (all), port 0 = any */
+    size_t max_body_bytes;   /* over it: 413 */
+    size_t max_header_bytes; /* whole head; over it: 431. At most 100 header lines. */
+    int idle_timeout_s;      /* a connection without a request in progress */
+    int read_timeout_s;      /* from a request's first byte to its last */
+    int max_connections;     /* over it: accepted and closed with 503 */
     bool hsts;
     const struct http_route *routes;
     size_t route_count;
@@ -55,7 +56,7 @@ struct http_opts {
     void *ctx; /* for handlers and authorise */
 };
 
-/* NULL + err when the address cannot be bound. */
+/* NULL + err when the address cannot be bound. Makes the process ignore SIGPIPE. */
 struct http_server *http_server_new(struct loop *loop, const struct http_opts *opts,
                                     struct err *err);
 /* "127.0.0.1:41234": the address really bound. Owned by the server. */
@@ -64,21 +65,22 @@ const char *http_server_address(const struct http_server *s);
 void http_server_drain(struct http_server *s);
 size_t http_server_active(const struct http_server *s); /* requests not finished */
 size_t http_server_connections(const struct http_server *s);
-void http_server_free(struct http_server *s); /* drops connections; gone callbacks run */
+/* Drops connections; gone callbacks run. Not from inside a handler or one of its callbacks. */
+void http_server_free(struct http_server *s);
 
 /* --- reading a request ------------------------------------------------------------------- */
-const char *http_req_id(const struct http_req *req);     /* "req_..." made by us */
+const char *http_req_id(const struct http_req *req); /* "req_..." made by us */
 const char *http_req_method(const struct http_req *req);
-const char *http_req_path(const struct http_req *req);   /* decoded, without query */
-const char *http_req_route(const struct http_req *req);  /* the pattern, for metrics and usage */
-const char *http_req_peer(const struct http_req *req);   /* IP address of the TCP peer */
+const char *http_req_path(const struct http_req *req);  /* decoded, without query */
+const char *http_req_route(const struct http_req *req); /* the pattern, for metrics and usage */
+const char *http_req_peer(const struct http_req *req);  /* IP address of the TCP peer */
 enum http_dialect http_req_dialect(const struct http_req *req);
 const char *http_req_header(const struct http_req *req, const char *name); /* NULL when absent */
 const char *http_req_param(const struct http_req *req, const char *name);  /* of the pattern */
 const char *http_req_query(const struct http_req *req, const char *name);  /* decoded, or NULL */
 /* Contiguous, borrowed until the request ends or http_req_drop_body(). */
 struct str http_req_body(struct http_req *req);
-void http_req_drop_body(struct http_req *req); /* frees the memory early */
+void http_req_drop_body(struct http_req *req);         /* frees the memory early */
 int64_t http_req_start_us(const struct http_req *req); /* clock_mono_us() at its first byte */
 
 void http_req_proceed(struct http_req *req); /* for authorise: run the handler */
@@ -96,13 +98,16 @@ typedef void http_gone_fn(void *ctx);
 void http_req_on_gone(struct http_req *req, http_gone_fn *fn, void *ctx);
 
 /* --- answering --------------------------------------------------------------------------- */
-/* Adds or replaces a response header; before the reply or stream begins. */
+/* Adds or replaces a response header; before the reply or stream begins. Every reply has
+ * request-id, x-request-id, X-Content-Type-Options and, for JSON, Cache-Control of its own. */
 void http_set_header(struct http_req *req, const char *name, const char *value);
 void http_reply(struct http_req *req, int status, const char *content_type, struct str body);
 void http_reply_json(struct http_req *req, int status, const struct buf *body);
-/* In the dialect of the request's route; sets Retry-After from err->retry_after_s. */
+/* In the dialect of the request's route; sets Retry-After from err->retry_after_s. Logs errors
+ * that are our or upstream's fault, with the message the client may not see. */
 void http_reply_error(struct http_req *req, const struct err *err);
-/* The same body, for errors inside a stream: native {"error":...,"code":...,"requestId":...}. */
+/* The same body, for errors inside a stream: native {"success":false,"error":...,"code":...,
+ * "requestId":...}. */
 void http_error_body(enum http_dialect dialect, const char *request_id, const struct err *err,
                      struct buf *out);
 
@@ -118,7 +123,8 @@ void http_stream_on_drain(struct http_req *req, size_t low, http_gone_fn *fn, vo
 /* Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): sets the
  * headers a proxy needs (Cache-Control: no-cache, X-Accel-Buffering: no) and begins the stream. */
 void http_sse_begin(struct http_req *req);
-void http_sse_event(struct http_req *req, const char *event, struct str data); /* event may be NULL */
+void http_sse_event(struct http_req *req, const char *event,
+                    struct str data); /* event may be NULL */
 void http_sse_comment(struct http_req *req, const char *text);
 
 #endif

@@ -1,0 +1,128 @@
+/* reply.c - whole replies: status, headers, body. Streams are in stream.c. */
+#include "http/internal.h"
+
+#include "core/log.h"
+
+#define JSON_TYPE "application/json"
+
+/* Those evhttp 2.1 does not know. */
+static const struct {
+    int status;
+    const char *phrase;
+} phrases[] = {
+    {408, "Request Timeout"},
+    {409, "Conflict"},
+    {413, "Content Too Large"},
+    {414, "URI Too Long"},
+    {422, "Unprocessable Content"},
+    {425, "Too Early"},
+    {429, "Too Many Requests"},
+    {431, "Request Header Fields Too Large"},
+    {499, "Client Closed Request"},
+    {529, "Overloaded"},
+    /* for refusals, which evhttp does not write */
+    {400, "Bad Request"},
+    {415, "Unsupported Media Type"},
+    {417, "Expectation Failed"},
+    {501, "Not Implemented"},
+    {503, "Service Unavailable"},
+    {505, "HTTP Version Not Supported"},
+};
+
+const char *reply_phrase(int status)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(phrases); i++) {
+        if (phrases[i].status == status)
+            return phrases[i].phrase;
+    }
+    return NULL; /* evhttp's own */
+}
+
+void http_set_header(struct http_req *req, const char *name, const char *value)
+{
+    BUG_ON(req->status);
+    if (!req->conn)
+        return;
+    struct evkeyvalq *headers = evhttp_request_get_output_headers(req->ev);
+    evhttp_remove_header(headers, name);
+    if (strpbrk(value, "\r\n") || evhttp_add_header(headers, name, value) != 0)
+        log_error("response header with a line break, ignoring", LF_S("header", name),
+                  LF_S("request_id", req->id));
+}
+
+void reply_headers(struct http_req *req, int status, const char *content_type)
+{
+    struct evkeyvalq *headers = evhttp_request_get_output_headers(req->ev);
+    if (content_type && status != 204)
+        http_set_header(req, "Content-Type", content_type);
+    if (content_type && strcmp(content_type, JSON_TYPE) == 0 &&
+        !evhttp_find_header(headers, "Cache-Control"))
+        evhttp_add_header(headers, "Cache-Control", "no-store");
+    evhttp_add_header(headers, "request-id", req->id);
+    evhttp_add_header(headers, "x-request-id", req->id);
+    evhttp_add_header(headers, "X-Content-Type-Options", "nosniff");
+    if (req->server->opts.hsts)
+        evhttp_add_header(headers, "Strict-Transport-Security", HTTP_HSTS);
+    if (req->wants_close || req->server->draining)
+        http_set_header(req, "Connection", "close");
+    req->status = status;
+}
+
+static bool has_body(int status)
+{
+    return status != 204 && status != 304;
+}
+
+static void put_body(struct http_req *req, int status, struct str body)
+{
+    if (!has_body(status))
+        return;
+    if (!req->head) {
+        evbuffer_add(evhttp_request_get_output_buffer(req->ev), body.p, body.len);
+        return;
+    }
+    char len[24]; /* what GET would have */
+    snprintf(len, sizeof(len), "%zu", body.len);
+    http_set_header(req, "Content-Length", len);
+}
+
+void http_reply(struct http_req *req, int status, const char *content_type, struct str body)
+{
+    struct http_conn *c = req->conn;
+    BUG_ON(req->done || req->status);
+    if (!c) {
+        req_drop_reply(req);
+        return;
+    }
+    put_body(req, status, body);
+    reply_headers(req, status, content_type);
+    req_owner_done(req);
+    conn_move(c, CONN_SENDING);
+    evhttp_send_reply(req->ev, status, reply_phrase(status), NULL);
+    conn_flush(c); /* req may be gone now */
+}
+
+void http_reply_json(struct http_req *req, int status, const struct buf *body)
+{
+    if (buf_ok(body)) {
+        http_reply(req, status, JSON_TYPE, buf_str(body));
+        return;
+    }
+    struct err err;
+    err_set(&err, ERR_INTERNAL, "the reply is over its limit of %zu bytes", body->max);
+    http_reply_error(req, &err);
+}
+
+void http_reply_error(struct http_req *req, const struct err *err)
+{
+    struct buf body AUTO(buf_release);
+    buf_init(&body, 16384);
+    http_error_body(req->dialect, req->id, err, &body);
+    if (err->retry_after_s > 0) {
+        char seconds[16];
+        snprintf(seconds, sizeof(seconds), "%d", err->retry_after_s);
+        http_set_header(req, "Retry-After", seconds);
+    }
+    observe_fault(req, err);
+    http_reply(req, http_error_status(req->dialect, err), JSON_TYPE, buf_str(&body));
+}

@@ -1,0 +1,208 @@
+/* http_cases.h - raw requests and what the guard must say to each. Every refused one is also
+ * sent to a live server by test_http.c. */
+#ifndef CG_TEST_HTTP_CASES_H
+#define CG_TEST_HTTP_CASES_H
+
+#include "http/guard.h"
+
+struct raw_case {
+    const char *name;
+    const char *bytes;
+    size_t len;
+    enum guard_reason reason; /* GUARD_OK: one complete request */
+};
+
+#define CASE(name, reason, bytes)              \
+    {                                          \
+        name, bytes, sizeof(bytes) - 1, reason \
+    }
+#define H                   "Host: a\r\n"
+#define GET(headers)        "GET / HTTP/1.1\r\n" H headers "\r\n"
+#define POST(headers, body) "POST /echo HTTP/1.1\r\n" H headers "\r\n" body
+#define CHUNKED(body)       POST("Transfer-Encoding: chunked\r\n", body)
+
+static const struct raw_case good_cases[] = {
+    CASE("plain get", GUARD_OK, GET("")),
+    CASE("http 1.0 without host", GUARD_OK, "GET / HTTP/1.0\r\n\r\n"),
+    CASE("query", GUARD_OK, "GET /?a=%20b&c=/../%2f?x HTTP/1.1\r\n" H "\r\n"),
+    CASE("escaped path", GUARD_OK, "GET /a%20b/%C3%A9/...:x/ HTTP/1.1\r\n" H "\r\n"),
+    CASE("options star", GUARD_OK, "OPTIONS * HTTP/1.1\r\n" H "\r\n"),
+    CASE("empty value and tabs", GUARD_OK, GET("X-A:\r\nX-B:\t b \t\r\nX-C:c\r\n")),
+    CASE("obs-text in a value", GUARD_OK, GET("X-A: caf\xe9\r\n")),
+    CASE("host with port", GUARD_OK, "GET / HTTP/1.1\r\nHost: api.example_x.com:8080\r\n\r\n"),
+    CASE("host v6", GUARD_OK, "GET / HTTP/1.1\r\nHOST:[::1]:80\r\n\r\n"),
+    CASE("body", GUARD_OK, POST("Content-Length: 5\r\n", "hello")),
+    CASE("zero length", GUARD_OK, POST("Content-Length: 0\r\n", "")),
+    CASE("no length", GUARD_OK, POST("", "")),
+    CASE("leading zeros in the length", GUARD_OK, POST("Content-Length: 0005\r\n", "hello")),
+    CASE("chunked", GUARD_OK, CHUNKED("5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n")),
+    CASE("chunked, upper case", GUARD_OK,
+         POST("Transfer-Encoding: Chunked\r\n", "00a\r\n0123456789\r\n0\r\n\r\n")),
+    CASE("empty chunked", GUARD_OK, CHUNKED("0\r\n\r\n")),
+    CASE("chunk of line ends", GUARD_OK, CHUNKED("4\r\n\r\n\r\n\r\n0\r\n\r\n")),
+    CASE("delete with body", GUARD_OK, "DELETE /d HTTP/1.1\r\n" H "Content-Length: 2\r\n\r\n{}"),
+    CASE("identity", GUARD_OK, POST("Content-Encoding: identity\r\n", "")),
+    CASE("get with length 0", GUARD_OK, GET("Content-Length: 0\r\n")),
+};
+
+static const struct raw_case bad_cases[] = {
+    /* line ends and control bytes */
+    CASE("empty line first", GUARD_LINE_END, "\r\nGET / HTTP/1.1\r\n" H "\r\n"),
+    CASE("bare LF after the request line", GUARD_LINE_END, "GET / HTTP/1.1\n" H "\r\n"),
+    CASE("bare LF after a header", GUARD_LINE_END, "GET / HTTP/1.1\r\nHost: a\n\r\n"),
+    CASE("bare LF as the empty line", GUARD_LINE_END, "GET / HTTP/1.1\r\n" H "\n"),
+    CASE("CR without LF after the request line", GUARD_LINE_END, "GET / HTTP/1.1\rHost: a\r\n\r\n"),
+    CASE("CR inside a value", GUARD_LINE_END, GET("X: a\rb\r\n")),
+    CASE("CR CR LF", GUARD_LINE_END, GET("X: a\r\r\n")),
+    CASE("CR instead of the empty line", GUARD_LINE_END, "GET / HTTP/1.1\r\n" H "\rX"),
+    CASE("NUL in the method", GUARD_REQUEST_LINE, "G\0T / HTTP/1.1\r\n" H "\r\n"),
+    CASE("NUL in the target", GUARD_TARGET, "GET /a\0b HTTP/1.1\r\n" H "\r\n"),
+    CASE("NUL in a name", GUARD_HEADER_NAME, GET("X\0Y: a\r\n")),
+    CASE("NUL in a value", GUARD_HEADER_VALUE, GET("X: a\0b\r\n")),
+    CASE("control byte in a value", GUARD_HEADER_VALUE,
+         GET("X: a\x01"
+             "b\r\n")),
+    CASE("DEL in a value", GUARD_HEADER_VALUE,
+         GET("X: a\x7f"
+             "b\r\n")),
+    /* request line */
+    CASE("space first", GUARD_REQUEST_LINE, " GET / HTTP/1.1\r\n" H "\r\n"),
+    CASE("two spaces", GUARD_REQUEST_LINE, "GET  / HTTP/1.1\r\n" H "\r\n"),
+    CASE("two spaces before the version", GUARD_REQUEST_LINE, "GET /  HTTP/1.1\r\n" H "\r\n"),
+    CASE("tab between", GUARD_REQUEST_LINE, "GET\t/ HTTP/1.1\r\n" H "\r\n"),
+    CASE("space at the end", GUARD_REQUEST_LINE, "GET / HTTP/1.1 \r\n" H "\r\n"),
+    CASE("http 0.9", GUARD_REQUEST_LINE, "GET /\r\n"),
+    CASE("no version", GUARD_REQUEST_LINE, "GET / \r\n" H "\r\n"),
+    CASE("lower-case version", GUARD_REQUEST_LINE, "GET / http/1.1\r\n" H "\r\n"),
+    CASE("version of two digits", GUARD_REQUEST_LINE, "GET / HTTP/1.10\r\n" H "\r\n"),
+    CASE("version without dot", GUARD_REQUEST_LINE, "GET / HTTP/1,1\r\n" H "\r\n"),
+    CASE("version 2.0", GUARD_VERSION, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    CASE("version 1.2", GUARD_VERSION, "GET / HTTP/1.2\r\n" H "\r\n"),
+    CASE("version 0.9 spelled out", GUARD_VERSION, "GET / HTTP/0.9\r\n\r\n"),
+    CASE("lower-case method", GUARD_METHOD, "get / HTTP/1.1\r\n" H "\r\n"),
+    CASE("unknown method", GUARD_METHOD, "BREW / HTTP/1.1\r\n" H "\r\n"),
+    CASE("trace", GUARD_METHOD, "TRACE / HTTP/1.1\r\n" H "\r\n"),
+    CASE("long method", GUARD_METHOD, "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA / HTTP/1.1\r\n" H "\r\n"),
+    CASE("method not a token", GUARD_REQUEST_LINE, "GE(T / HTTP/1.1\r\n" H "\r\n"),
+    CASE("TLS hello", GUARD_REQUEST_LINE, "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
+    /* target */
+    CASE("absolute form", GUARD_TARGET, "GET http://a/ HTTP/1.1\r\n" H "\r\n"),
+    CASE("authority form", GUARD_TARGET, "CONNECT a:443 HTTP/1.1\r\n" H "\r\n"),
+    CASE("star for get", GUARD_TARGET, "GET * HTTP/1.1\r\n" H "\r\n"),
+    CASE("star and more", GUARD_TARGET, "OPTIONS *x HTTP/1.1\r\n" H "\r\n"),
+    CASE("relative", GUARD_TARGET, "GET a HTTP/1.1\r\n" H "\r\n"),
+    CASE("fragment", GUARD_TARGET, "GET /#a HTTP/1.1\r\n" H "\r\n"),
+    CASE("non-ASCII", GUARD_TARGET, "GET /\xc3\xa9 HTTP/1.1\r\n" H "\r\n"),
+    CASE("control byte", GUARD_TARGET, "GET /\x01 HTTP/1.1\r\n" H "\r\n"),
+    CASE("backslash", GUARD_TARGET, "GET /a\\b HTTP/1.1\r\n" H "\r\n"),
+    CASE("escaped NUL", GUARD_PATH, "GET /a%00b HTTP/1.1\r\n" H "\r\n"),
+    CASE("escaped NUL in the query", GUARD_PATH, "GET /?a=%00 HTTP/1.1\r\n" H "\r\n"),
+    CASE("escaped line feed", GUARD_PATH, "GET /a%0ab HTTP/1.1\r\n" H "\r\n"),
+    CASE("bad escape", GUARD_PATH, "GET /%zz HTTP/1.1\r\n" H "\r\n"),
+    CASE("cut escape", GUARD_PATH, "GET /%4 HTTP/1.1\r\n" H "\r\n"),
+    CASE("bare percent", GUARD_PATH, "GET /% HTTP/1.1\r\n" H "\r\n"),
+    CASE("cut escape in the query", GUARD_PATH, "GET /?%4 HTTP/1.1\r\n" H "\r\n"),
+    CASE("escaped slash", GUARD_PATH, "GET /a%2fb HTTP/1.1\r\n" H "\r\n"),
+    CASE("escaped backslash", GUARD_PATH, "GET /a%5Cb HTTP/1.1\r\n" H "\r\n"),
+    CASE("two slashes first", GUARD_PATH, "GET //evil.example/ HTTP/1.1\r\n" H "\r\n"),
+    CASE("two slashes", GUARD_PATH, "GET /a//b HTTP/1.1\r\n" H "\r\n"),
+    CASE("dot dot", GUARD_PATH, "GET /a/../b HTTP/1.1\r\n" H "\r\n"),
+    CASE("dot dot at the end", GUARD_PATH, "GET /a/.. HTTP/1.1\r\n" H "\r\n"),
+    CASE("dot dot before the query", GUARD_PATH, "GET /..?a HTTP/1.1\r\n" H "\r\n"),
+    CASE("dot", GUARD_PATH, "GET /./a HTTP/1.1\r\n" H "\r\n"),
+    CASE("escaped dot dot", GUARD_PATH, "GET /%2e%2e/a HTTP/1.1\r\n" H "\r\n"),
+    CASE("half-escaped dot dot", GUARD_PATH, "GET /.%2E/a HTTP/1.1\r\n" H "\r\n"),
+    /* header syntax */
+    CASE("space before the first header", GUARD_FOLDING, "GET / HTTP/1.1\r\n Host: a\r\n\r\n"),
+    CASE("folded by space", GUARD_FOLDING, GET("X: a\r\n b\r\n")),
+    CASE("folded by tab", GUARD_FOLDING, GET("X: a\r\n\tb\r\n")),
+    CASE("space before the colon", GUARD_HEADER_NAME, GET("X : a\r\n")),
+    CASE("space before the colon of a length", GUARD_HEADER_NAME,
+         POST("Content-Length : 5\r\n", "hello")),
+    CASE("tab before the colon", GUARD_HEADER_NAME, GET("X\t: a\r\n")),
+    CASE("space in a name", GUARD_HEADER_NAME, GET("X Y: a\r\n")),
+    CASE("empty name", GUARD_HEADER_NAME, GET(": a\r\n")),
+    CASE("no colon", GUARD_HEADER_NAME, GET("X\r\n")),
+    CASE("name not a token", GUARD_HEADER_NAME, GET("X(y): a\r\n")),
+    CASE("non-ASCII name", GUARD_HEADER_NAME, GET("X\xe9: a\r\n")),
+    /* host */
+    CASE("no host", GUARD_HOST_MISSING, "GET / HTTP/1.1\r\n\r\n"),
+    CASE("two hosts", GUARD_HOST_DUPLICATE, GET("Host: b\r\n")),
+    CASE("two equal hosts", GUARD_HOST_DUPLICATE, GET("hOsT: a\r\n")),
+    CASE("empty host", GUARD_HOST_INVALID, "GET / HTTP/1.1\r\nHost:\r\n\r\n"),
+    CASE("host with path", GUARD_HOST_INVALID, "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n"),
+    CASE("host with user", GUARD_HOST_INVALID, "GET / HTTP/1.1\r\nHost: u@a\r\n\r\n"),
+    CASE("host list", GUARD_HOST_INVALID, "GET / HTTP/1.1\r\nHost: a, b\r\n\r\n"),
+    CASE("host with bad port", GUARD_HOST_INVALID, "GET / HTTP/1.1\r\nHost: a:x\r\n\r\n"),
+    CASE("host with empty port", GUARD_HOST_INVALID, "GET / HTTP/1.1\r\nHost: a:\r\n\r\n"),
+    CASE("host with large port", GUARD_HOST_INVALID, "GET / HTTP/1.1\r\nHost: a:65536\r\n\r\n"),
+    CASE("host v6 not closed", GUARD_HOST_INVALID, "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n"),
+    CASE("host after a tab", GUARD_HOST_INVALID, "GET / HTTP/1.1\r\nHost:\ta\r\n\r\n"),
+    CASE("bad host with 1.0", GUARD_HOST_INVALID, "GET / HTTP/1.0\r\nHost: a b\r\n\r\n"),
+    /* body length */
+    CASE("two differing lengths", GUARD_LENGTH_DUPLICATE,
+         POST("Content-Length: 5\r\nContent-Length: 6\r\n", "hello")),
+    CASE("two equal lengths", GUARD_LENGTH_DUPLICATE,
+         POST("Content-Length: 5\r\nContent-Length: 5\r\n", "hello")),
+    CASE("length list", GUARD_LENGTH_INVALID, POST("Content-Length: 5, 5\r\n", "hello")),
+    CASE("signed length", GUARD_LENGTH_INVALID, POST("Content-Length: +2\r\n", "{}")),
+    CASE("negative length", GUARD_LENGTH_INVALID, POST("Content-Length: -1\r\n", "")),
+    CASE("hex length", GUARD_LENGTH_INVALID, POST("Content-Length: 0x2\r\n", "{}")),
+    CASE("length with a space inside", GUARD_LENGTH_INVALID, POST("Content-Length: 1 2\r\n", "")),
+    CASE("length after a tab", GUARD_LENGTH_INVALID, POST("Content-Length:\t2\r\n", "{}")),
+    CASE("empty length", GUARD_LENGTH_INVALID, POST("Content-Length: \r\n", "")),
+    CASE("overflowing length", GUARD_LENGTH_INVALID,
+         POST("Content-Length: 18446744073709551618\r\n", "{}")),
+    CASE("length in full-width digits", GUARD_LENGTH_INVALID,
+         POST("Content-Length: \xef\xbc\x92\r\n", "{}")),
+    CASE("length and encoding", GUARD_LENGTH_AND_ENCODING,
+         POST("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n")),
+    CASE("encoding and length", GUARD_LENGTH_AND_ENCODING,
+         POST("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", "0\r\n\r\n")),
+    CASE("body over the limit", GUARD_BODY_TOO_LARGE, POST("Content-Length: 1001\r\n", "")),
+    CASE("body over the limit, with Expect", GUARD_BODY_TOO_LARGE,
+         POST("Content-Length: 1001\r\nExpect: 100-continue\r\n", "")),
+    CASE("get with a body", GUARD_UNEXPECTED_BODY, GET("Content-Length: 1\r\n")),
+    CASE("head with a body", GUARD_UNEXPECTED_BODY,
+         "HEAD / HTTP/1.1\r\n" H "Content-Length: 1\r\n\r\n"),
+    CASE("get with a chunked body", GUARD_UNEXPECTED_BODY, GET("Transfer-Encoding: chunked\r\n")),
+    /* codings */
+    CASE("xchunked", GUARD_TRANSFER_ENCODING, POST("Transfer-Encoding: xchunked\r\n", "")),
+    CASE("identity transfer", GUARD_TRANSFER_ENCODING, POST("Transfer-Encoding: identity\r\n", "")),
+    CASE("gzip transfer", GUARD_TRANSFER_ENCODING,
+         POST("Transfer-Encoding: gzip, chunked\r\n", "")),
+    CASE("chunked twice in a list", GUARD_TRANSFER_ENCODING,
+         POST("Transfer-Encoding: chunked, chunked\r\n", "")),
+    CASE("chunked twice", GUARD_TRANSFER_ENCODING,
+         POST("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "")),
+    CASE("chunked after a tab", GUARD_TRANSFER_ENCODING,
+         POST("Transfer-Encoding:\tchunked\r\n", "0\r\n\r\n")),
+    CASE("chunked with 1.0", GUARD_TRANSFER_ENCODING,
+         "POST /echo HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    CASE("gzip body", GUARD_CONTENT_ENCODING, POST("Content-Encoding: gzip\r\n", "")),
+    CASE("strange expectation", GUARD_EXPECT, POST("Expect: coffee\r\n", "")),
+    /* chunks */
+    CASE("chunk size signed", GUARD_CHUNK, CHUNKED("+5\r\nhello\r\n0\r\n\r\n")),
+    CASE("chunk size negative", GUARD_CHUNK, CHUNKED("-5\r\nhello\r\n0\r\n\r\n")),
+    CASE("chunk size with prefix", GUARD_CHUNK, CHUNKED("0x5\r\nhello\r\n0\r\n\r\n")),
+    CASE("chunk size after a space", GUARD_CHUNK, CHUNKED(" 5\r\nhello\r\n0\r\n\r\n")),
+    CASE("chunk size before a space", GUARD_CHUNK, CHUNKED("5 \r\nhello\r\n0\r\n\r\n")),
+    CASE("chunk size empty", GUARD_CHUNK, CHUNKED("\r\nhello\r\n0\r\n\r\n")),
+    CASE("chunk extension", GUARD_CHUNK, CHUNKED("5;a=b\r\nhello\r\n0\r\n\r\n")),
+    CASE("chunk size not hex", GUARD_CHUNK, CHUNKED("5g\r\nhello\r\n0\r\n\r\n")),
+    CASE("chunk size of many digits", GUARD_CHUNK, CHUNKED("00000000000000005\r\nhello\r\n")),
+    CASE("chunk size huge", GUARD_BODY_TOO_LARGE, CHUNKED("ffffffffffffffff\r\n")),
+    CASE("chunk size over the limit", GUARD_BODY_TOO_LARGE, CHUNKED("3e9\r\n")),
+    CASE("chunks over the limit together", GUARD_BODY_TOO_LARGE, CHUNKED("1\r\na\r\n3e8\r\n")),
+    CASE("chunk size with bare LF", GUARD_CHUNK, CHUNKED("5\nhello\r\n0\r\n\r\n")),
+    CASE("chunk size with bare CR", GUARD_CHUNK, CHUNKED("5\rhello\r\n0\r\n\r\n")),
+    CASE("chunk longer than said", GUARD_CHUNK, CHUNKED("5\r\nhello!\r\n0\r\n\r\n")),
+    CASE("chunk shorter than said", GUARD_CHUNK, CHUNKED("5\r\nhell\r\n0\r\n\r\n")),
+    CASE("chunk without CR", GUARD_CHUNK, CHUNKED("5\r\nhello\n0\r\n\r\n")),
+    CASE("chunk without LF", GUARD_CHUNK, CHUNKED("5\r\nhello\r0\r\n\r\n")),
+    CASE("trailer field", GUARD_TRAILER, CHUNKED("0\r\nAuthorization: x\r\n\r\n")),
+    CASE("garbage for the last line end", GUARD_CHUNK, CHUNKED("0\r\n\n")),
+    CASE("last CR without LF", GUARD_CHUNK, CHUNKED("0\r\n\rx")),
+};
+
+#endif
