@@ -15,8 +15,22 @@
 
 struct auth;
 
+/* db_poll_changed() answers "since the last call": auth must be its only caller on this db. */
 struct auth *auth_new(struct loop *loop, struct db *db);
-void auth_free(struct auth *auth); /* no done() after this */
+/* No done() after this; checks still pending are gone with it. Not from inside a done(). */
+void auth_free(struct auth *auth);
+
+/* How long things are believed, in ms. The defaults stand in auth.c. */
+struct auth_times {
+    int64_t fresh;   /* a good key before it is read again from the database: 60 s */
+    int64_t stale;   /* ... and for as long when the database does not answer: 10 min */
+    int64_t refused; /* a key that was not good: 10 s */
+    int64_t poll;    /* between looks at other processes' changes: 1 s */
+    int64_t touch;   /* between writes of last_used_at: 5 s */
+};
+void auth_set_times(struct auth *auth, const struct auth_times *times);
+/* This process has changed a key: nothing cached is used before it was read again. */
+void auth_keys_changed(struct auth *auth);
 
 /* A verified caller, reference-counted: it outlives its cache entry while a request holds it. */
 struct auth_key {
@@ -34,16 +48,21 @@ struct auth_check *auth_verify(struct auth *auth, struct str presented, auth_don
                                void *ctx);
 void auth_cancel(struct auth_check *check); /* done will not run */
 
-/* "Authorization: Bearer K" or "x-api-key: K"; both present and different, or neither: error. */
+/* "Authorization: Bearer K" or "x-api-key: K"; both present and different, or neither: error.
+ * NULL and "" = absent. ret_key is borrowed from the headers. */
 MUST_USE int auth_key_from_headers(const char *authorization, const char *x_api_key,
                                    struct str *ret_key, struct err *err);
 /* Remember that the key was used now; written to the database lazily, in batches. */
 void auth_touch(struct auth *auth, struct auth_key *k);
 
 /* --- making keys and passwords (blocking: subcommands and worker threads) ---------------- */
+#define AUTH_BCRYPT_COST 10 /* for keys: 256 random bits need no more */
+#define AUTH_BCRYPT_MAX  72 /* bytes; bcrypt would ignore the rest in silence */
 /* Fills id, public_id, secret_hash, created_at; ret_text is the secret, shown once. */
 void auth_key_generate(struct api_key *key, char ret_text[KEY_TEXT_SIZE]);
-char *auth_bcrypt(const char *secret, int cost); /* "$2b$..."; owned by the caller */
+/* "$2b$..."; owned by the caller. NULL when secret is longer than AUTH_BCRYPT_MAX bytes or cost
+ * is not 4..31. */
+char *auth_bcrypt(const char *secret, int cost);
 bool auth_bcrypt_check(const char *secret, const char *hash);
 
 #endif

@@ -13,12 +13,15 @@
 
 struct journal;
 
-/* dir is created. Rows left from an earlier run are moved to the database first. */
+/* dir is created, and locked against a second process. Rows left from an earlier run are moved to
+ * the database first. */
 struct journal *journal_open(struct loop *loop, struct db *db, const char *dir, struct err *err);
-/* -1 when the disk refused it: the caller must say so loudly, the request was already answered. */
+/* -1 when the disk refused it: the caller must say so loudly, the request was already answered.
+ * The row still goes to the database from memory, unless the message says that it is lost. */
 MUST_USE int journal_append(struct journal *j, const struct usage_row *row, struct err *err);
 size_t journal_pending(const struct journal *j); /* rows not yet in the database */
-/* done when everything appended so far is in the database. */
+/* done, on a later turn, when everything appended so far is in the database; tries at once even
+ * when backing off from a failure. journal_close() ends it with ERR_SHUTTING_DOWN. */
 void journal_flush(struct journal *j, store_done_fn *done, void *ctx);
 void journal_close(struct journal *j); /* flush first; what is left stays in the file */
 

@@ -1,9 +1,10 @@
 /* limit.h - what a key may spend: all buckets are taken in one step, or none.
  *
- * Buckets per key: requests per minute (GCRA: https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm,
- * burst = the limit), requests per day, tokens per day. Days are UTC. limit_acquire() reserves
- * an estimate of tokens; limit_settle() trues it up with what was really used. In memory; the
- * day's counters are rebuilt from usage rows at start. */
+ * Buckets per key: requests per minute (GCRA:
+ * https://en.wikipedia.org/wiki/Generic_cell_rate_algorithm, burst = the limit), requests per day,
+ * tokens per day. Days are UTC. limit_acquire() reserves an estimate of tokens; limit_settle()
+ * trues it up with what was really used. In memory; the day's counters are rebuilt from usage rows
+ * at start. */
 #ifndef CG_LIMIT_LIMIT_H
 #define CG_LIMIT_LIMIT_H
 

@@ -84,9 +84,8 @@ struct usage_row {
     int status_code;
     char error[200]; /* "" = none */
 };
-/* Inserts rows in one transaction; rows already there (request_id) are skipped. A row the database
- * refuses for good (unknown key) is logged and given up: an error means that all shall be offered
- * again later. */
+/* Inserts rows in one transaction, all or none; rows already there (request_id) are skipped.
+ * Another error than ERR_UNAVAILABLE may be one row's fault (unknown key): the journal finds it. */
 typedef void store_done_fn(void *ctx, const struct err *err);
 void usage_insert(struct db *db, const struct usage_row *rows, size_t count, store_done_fn *done,
                   void *ctx);

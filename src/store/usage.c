@@ -1,13 +1,9 @@
 /* usage.c - the table usage_logs.
  *
- * Rows come in batches from the journal, which offers a batch again until it is stored. So a row
- * the database will never take (its key is unknown because a backup was restored) must not stop
- * the rows beside it: a batch that fails for another reason than an unavailable database is
- * offered row by row, and the rows refused then are logged and given up. */
+ * Rows come in batches from the journal, which offers a batch again until it is stored, and finds
+ * out by itself which single row the database will never take. */
 #include "store/row.h"
 #include "store/store.h"
-
-#include "core/log.h"
 
 static const char sql_insert[] =
     "INSERT INTO usage_logs (id, request_id, api_key_id, session_id, timestamp, endpoint, method, "
@@ -25,22 +21,9 @@ static const char sql_sums_since[] =
 
 struct batch {
     uint32_t tag;
-    struct db *db;
     store_done_fn *done;
     void *ctx;
-    size_t left; /* row by row: answers to come */
-    bool failed;
-    struct err err;
-    size_t count;
-    struct usage_row rows[];
 };
-
-struct single {
-    uint32_t tag;
-    struct batch *batch;
-    const struct usage_row *row;
-};
-#define SINGLE_TAG TAG4('u', 's', 'g', 's')
 
 static void row_params(const struct usage_row *row, char id[ID_UUID_SIZE],
                        struct db_param out[COLUMN_COUNT])
@@ -74,71 +57,23 @@ static void row_params(const struct usage_row *row, char id[ID_UUID_SIZE],
     memcpy(out, params, sizeof(params));
 }
 
-static void batch_end(struct batch *batch)
-{
-    batch->done(batch->ctx, batch->failed ? &batch->err : NULL);
-    free(batch);
-}
-
-static void single_done(void *ctx, const struct db_result *r, const struct err *err)
-{
-    struct single *single = OBJ(ctx, struct single, SINGLE_TAG);
-    struct batch *batch = single->batch;
-    (void)r;
-    if (err && err->code == ERR_UNAVAILABLE) {
-        batch->failed = true; /* the whole batch comes again */
-        batch->err = *err;
-    } else if (err) {
-        log_error("a usage row was refused by the database, giving it up",
-                  LF_S("request", single->row->request_id), LF_S("key", single->row->api_key_id),
-                  LF_I("input", single->row->input_tokens),
-                  LF_I("output", single->row->output_tokens),
-                  LF_I("cache_creation", single->row->cache_creation_tokens),
-                  LF_I("cache_read", single->row->cache_read_tokens), LF_S("error", err->msg));
-    }
-    free(single);
-    if (--batch->left == 0)
-        batch_end(batch);
-}
-
-static void insert_one_by_one(struct batch *batch)
-{
-    batch->left = batch->count;
-    for (size_t i = 0; i < batch->count; i++) {
-        struct single *single = x_calloc(1, sizeof(*single));
-        char id[ID_UUID_SIZE];
-        struct db_param params[COLUMN_COUNT];
-        *single = (struct single){.tag = SINGLE_TAG, .batch = batch, .row = &batch->rows[i]};
-        row_params(&batch->rows[i], id, params);
-        db_query(batch->db, sql_insert, params, COLUMN_COUNT, single_done, single);
-    }
-}
-
 static void batch_done(void *ctx, const struct db_result *r, const struct err *err)
 {
     struct batch *batch = OBJ(ctx, struct batch, BATCH_TAG);
     (void)r;
-    if (err && err->code != ERR_UNAVAILABLE && batch->count) {
-        insert_one_by_one(batch);
-        return;
-    }
-    if (err) {
-        batch->failed = true;
-        batch->err = *err;
-    }
-    batch_end(batch);
+    batch->done(batch->ctx, err);
+    free(batch);
 }
 
 void usage_insert(struct db *db, const struct usage_row *rows, size_t count, store_done_fn *done,
                   void *ctx)
 {
-    struct batch *batch = x_calloc(1, sizeof(*batch) + count * sizeof(*rows));
+    struct batch *batch = x_calloc(1, sizeof(*batch));
     struct db_stmt *stmts = x_calloc(count + 1, sizeof(*stmts));
     struct db_param(*params)[COLUMN_COUNT] = x_calloc(count + 1, sizeof(*params));
     char(*ids)[ID_UUID_SIZE] = x_calloc(count + 1, sizeof(*ids));
-    *batch = (struct batch){.tag = BATCH_TAG, .db = db, .done = done, .ctx = ctx, .count = count};
+    *batch = (struct batch){.tag = BATCH_TAG, .done = done, .ctx = ctx};
     for (size_t i = 0; i < count; i++) {
-        batch->rows[i] = rows[i];
         row_params(&rows[i], ids[i], params[i]);
         stmts[i] =
             (struct db_stmt){.sql = sql_insert, .params = params[i], .param_count = COLUMN_COUNT};
