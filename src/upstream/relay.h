@@ -3,8 +3,8 @@
  * The CLI inside the worker talks plain HTTP to its socket with a dummy key. The relay knows the
  * worker by its socket, puts in the operator's credential, writes the parameters the CLI has no
  * flag for into the request's JSON, forwards with libcurl (TLS verified) and streams the response
- * back, reading usage, stop reason, status, request id and retry-after as they pass. A call that comes while no turn is open is
- * refused (403) and counted. `HEAD /` is answered here.
+ * back, reading usage, stop reason, status, request id and retry-after as they pass. A call that
+ * comes while no turn is open is refused (403) and counted. `HEAD /` is answered here.
  *
  * A stop_reason "max_tokens" or "model_context_window_exceeded" is shown to the CLI as "end_turn"
  * (it would otherwise go on by itself with hidden extra calls); the true one is in the turn. */
@@ -24,12 +24,15 @@ struct upstream_opts {
     const char *auth_token; /* Authorization: Bearer; NULL or "" = none */
     int64_t connect_timeout_ms, first_byte_timeout_ms, idle_timeout_ms;
     int max_retries; /* before the first byte of a response: 429, 500, 502, 503, 529, connect */
+    int64_t retry_base_ms; /* delay before the first retry, doubled for each further one; 0 = 500 */
+    const char *ca_file;   /* PEM certificates to trust instead of the system's; NULL = those */
 };
 struct upstream *upstream_new(struct loop *loop, const struct upstream_opts *opts, struct err *err);
 void upstream_free(struct upstream *up);
 
 /* What one turn wants changed in the upstream request, and what upstream told about it. Owned by
- * the caller; must outlive the turn (until relay_end_turn). */
+ * the caller, zeroed but for what goes in; must outlive the turn (until relay_end_turn), which
+ * adds what is still missing. Calls to count_tokens leave no trace here but in `calls`. */
 struct relay_turn {
     /* in: */
     json_t *params;      /* object, keys set in the request's top level (temperature,
@@ -43,17 +46,20 @@ struct relay_turn {
     bool estimated;      /* a call was cut off before its final usage: output is an estimate,
                             one token per 4 bytes of text seen, at least what was reported */
     char stop_reason[40];/* of the last call, the true one; "" = none seen */
-    int status;          /* HTTP status of the last call; 0 = none */
+    int status;          /* HTTP status of the last call; 0 = none. A stream that opened with an
+                            error event has that error's status (overloaded_error: 529) */
     int retry_after_s;   /* of the last non-2xx response, 0 = none */
     char upstream_request_id[64];
     char error_type[48]; /* error.type and error.message of the last non-2xx or `event: error` */
     char error_message[300];
-    enum { RELAY_OK, RELAY_UNREACHABLE, RELAY_TIMED_OUT } failure; /* no response at all */
+    enum { RELAY_OK, RELAY_UNREACHABLE, RELAY_TIMED_OUT } failure; /* of the last call: no
+                            response at all, or (with status 2xx) one that was cut or fell silent */
 };
 
 struct relay;
 /* Listens on `socket_path` (created 0600, removed at the end). */
 struct relay *relay_new(struct upstream *up, const char *socket_path, struct err *err);
+/* The relay must have no open turn. */
 void relay_begin_turn(struct relay *r, struct relay_turn *turn);
 /* Aborts upstream calls still running and completes the turn's numbers. */
 void relay_end_turn(struct relay *r);

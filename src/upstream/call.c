@@ -1,0 +1,715 @@
+/* call.c - see the header.
+ *
+ * A call goes WAITING -> STREAMING | COLLECTING -> OVER. While WAITING nothing was passed to the
+ * CLI, so an attempt may fail and be repeated. A stream is passed on event by event as it comes;
+ * its head is sent with the first event, so that a stream that opens with an error event is an
+ * error status like any other (the CLI would repeat such a call by itself, behind our back). Error
+ * bodies and plain JSON are collected first: they are small, and the stop reason may have to be
+ * changed. A body too large for that is PASSED as it is.
+ *
+ * Two ends can go away. The CLI: seen by an EV_CLOSED event, because evhttp does not look while a
+ * reply is pending; the upstream transfer is aborted at once so that the model stops working.
+ * Upstream, in mid-stream: what has come is FLUSHED, then the CLI's connection is cut, which it
+ * takes for what it is.
+ *
+ * All endings meet in over(): it adds the numbers to the turn once and frees later. */
+#include "upstream/call.h"
+
+#include "core/clock.h"
+#include "core/json.h"
+#include "core/log.h"
+#include "metrics/metrics.h"
+#include "upstream/client.h"
+#include "upstream/meter.h"
+#include "upstream/policy.h"
+#include "upstream/rewrite.h"
+#include "upstream/sse_scan.h"
+
+#include <event2/buffer.h>
+#include <event2/bufferevent.h>
+#include <event2/event.h>
+#include <event2/http.h>
+#include <event2/keyvalq_struct.h>
+#include <sodium.h>
+
+#define CALL_TAG TAG4('c', 'a', 'l', 'l')
+
+#define MAX_REWRITTEN   ((size_t)48 << 20)
+#define MAX_COLLECTED   ((size_t)16 << 20)
+#define MAX_ERROR_BODY  ((size_t)256 << 10)
+#define MAX_HEADERS     64
+#define OUTPUT_HIGH     ((size_t)1 << 20)   /* pause upstream above */
+#define OUTPUT_LOW      ((size_t)256 << 10) /* go on below */
+#define ERROR_BODY_MS   2000                /* an error body must not keep a retry waiting */
+#define EARLY_ERROR_MS  50
+#define MAX_RETRY_AFTER 20 /* seconds; above, it is the client's to wait */
+
+enum call_state {
+    CALL_WAITING,
+    CALL_STREAMING,
+    CALL_COLLECTING,
+    CALL_PASSING,
+    CALL_FLUSHING,
+    CALL_OVER
+};
+
+struct call {
+    uint32_t tag;
+    struct node node;
+    struct call_home *home;
+    struct loop *loop;
+    struct relay_turn *turn;
+    struct relay_turn aside; /* in place of the turn for a count_tokens call: it answers nothing */
+    enum call_state state;
+    bool count_tokens;
+
+    /* towards the CLI */
+    struct evhttp_request *req;     /* NULL once answered or gone */
+    struct evhttp_connection *conn; /* NULL once let go of or gone */
+    struct event *closed;
+    struct evbuffer_cb_entry *watching;
+    struct evbuffer *out; /* to be sent with the next chunk */
+    bool orphan;          /* req lost its connection: it is ours to free */
+    bool begun;           /* the reply's head was sent */
+    bool paused;
+
+    /* towards upstream */
+    struct exchange *ex;
+    struct timer retry;
+    struct buf rewritten;
+    struct str body; /* in rewritten, or in req */
+    char *path;
+    struct str headers[MAX_HEADERS][2]; /* in req */
+    size_t header_count;
+    int attempt;
+    int64_t sent_us;
+
+    /* the response */
+    int status;
+    bool is_sse, is_encoded, no_retry, cut_off;
+    bool content;     /* an event other than ping or error was seen */
+    bool early_error; /* an error came before all content: no stream, but an error status */
+    int retry_after_s;
+    struct sse_scan scan;
+    struct meter meter;
+    struct buf collected;
+};
+
+static struct metric requests_total = {
+    .name = "claudegate_upstream_requests_total",
+    .help = "Requests sent to the upstream API, by HTTP status or by why there was none.",
+    .type = METRIC_COUNTER,
+    .labels = {"status"},
+};
+static struct metric retries_total = {
+    .name = "claudegate_upstream_retries_total",
+    .help = "Upstream requests repeated after a failure that may pass.",
+    .type = METRIC_COUNTER,
+};
+static const double latency_buckets[] = {0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120};
+static struct metric latency_seconds = {
+    .name = "claudegate_upstream_seconds",
+    .help = "Time from sending an upstream request to the head of its response.",
+    .type = METRIC_HISTOGRAM,
+    .buckets = latency_buckets,
+    .bucket_count = ARRAY_SIZE(latency_buckets),
+};
+
+static void send_request(struct call *call);
+
+/* --- endings ------------------------------------------------------------------------------- */
+
+static void free_call(void *ctx)
+{
+    struct call *call = OBJ(ctx, struct call, CALL_TAG);
+    if (call->orphan)
+        evhttp_request_free(call->req);
+    evbuffer_free(call->out);
+    sse_scan_release(&call->scan);
+    buf_release(&call->rewritten);
+    buf_release(&call->collected);
+    free(call->path);
+    free(call);
+}
+
+/* From here on the connection is evhttp's alone. */
+static void unhook(struct call *call)
+{
+    if (!call->conn)
+        return;
+    struct bufferevent *bev = evhttp_connection_get_bufferevent(call->conn);
+    evbuffer_remove_cb_entry(bufferevent_get_output(bev), call->watching);
+    evhttp_connection_set_closecb(call->conn, NULL, NULL);
+    event_free(call->closed);
+    call->closed = NULL;
+    call->conn = NULL;
+}
+
+static void add_numbers(struct call *call)
+{
+    struct relay_turn *turn = call->turn;
+    const struct meter *m = &call->meter;
+    turn->input_tokens += m->input_tokens;
+    turn->output_tokens += meter_output(m);
+    turn->cache_creation_tokens += m->cache_creation_tokens;
+    turn->cache_read_tokens += m->cache_read_tokens;
+    if (!m->final && (call->status ? call->status / 100 == 2 : call->cut_off))
+        turn->estimated = true;
+    log_debug("upstream call over", LF_S("request", turn->request_id), LF_I("status", call->status),
+              LF_I("attempts", call->attempt + 1), LF_I("input_tokens", m->input_tokens),
+              LF_I("output_tokens", meter_output(m)), LF_B("complete", m->final),
+              LF_S("stop_reason", m->stop_reason));
+}
+
+static void over(struct call *call)
+{
+    BUG_ON(call->state == CALL_OVER || call->ex);
+    add_numbers(call);
+    call->state = CALL_OVER;
+    call->turn = NULL;
+    unhook(call);
+    timer_release(&call->retry);
+    list_remove(&call->home->calls, &call->node);
+    loop_defer(call->loop, free_call, call);
+}
+
+static void stop_exchange(struct call *call)
+{
+    struct exchange *ex = TAKE_PTR(call->ex);
+    if (!ex)
+        return;
+    call->cut_off = exchange_is_sent(ex);
+    if (call->meter.stopped) {
+        exchange_let_go(ex);
+        return;
+    }
+    if (call->status == 0)
+        metric_add(&requests_total, 1, "aborted");
+    exchange_abort(ex);
+}
+
+static void cut(struct call *call)
+{
+    struct evhttp_connection *conn = call->conn;
+    stop_exchange(call);
+    unhook(call);
+    call->req = NULL; /* goes with the connection */
+    over(call);
+    if (conn)
+        evhttp_connection_free(conn);
+}
+
+void call_cut_first(struct call_home *home)
+{
+    struct node *n = list_first(&home->calls);
+    if (n)
+        cut(container_of(n, struct call, node));
+}
+
+static void cut_later(void *ctx)
+{
+    struct call *call = OBJ(ctx, struct call, CALL_TAG);
+    if (call->state != CALL_OVER)
+        cut(call);
+}
+
+static void on_closed(evutil_socket_t fd, short what, void *ctx)
+{
+    (void)fd;
+    (void)what;
+    cut(OBJ(ctx, struct call, CALL_TAG));
+}
+
+/* evhttp drops the connection (a failed write). */
+static void on_dropped(struct evhttp_connection *conn, void *ctx)
+{
+    struct call *call = OBJ(ctx, struct call, CALL_TAG);
+    (void)conn;
+    stop_exchange(call);
+    call->orphan = evhttp_request_get_connection(call->req) == NULL;
+    if (!call->orphan)
+        call->req = NULL;
+    over(call);
+}
+
+/* --- answering the CLI --------------------------------------------------------------------- */
+
+static void write_error(struct evbuffer *out, const char *type, const char *message)
+{
+    AUTO(buf_release) struct buf b;
+    buf_init(&b, 4096);
+    buf_adds(&b, "{\"type\":\"error\",\"error\":{\"type\":");
+    buf_json_str(&b, str_c(type));
+    buf_adds(&b, ",\"message\":");
+    buf_json_str(&b, str_c(message));
+    buf_adds(&b, "}}");
+    evbuffer_add(out, b.data, b.len);
+}
+
+void call_refuse(struct evhttp_request *req, int status, const char *type, const char *message)
+{
+    struct evkeyvalq *headers = evhttp_request_get_output_headers(req);
+    struct evbuffer *body = evbuffer_new();
+    BUG_ON(!body);
+    evhttp_remove_header(headers, "content-type");
+    evhttp_add_header(headers, "content-type", "application/json");
+    evhttp_add_header(headers, "x-should-retry", "false"); /* what helps was tried here */
+    write_error(body, type, message);
+    evhttp_send_reply(req, status, NULL, body);
+    evbuffer_free(body);
+}
+
+/* Ends the call with an error of our own. */
+static void fail(struct call *call, int status, const char *type, const char *message)
+{
+    struct evhttp_request *req = TAKE_PTR(call->req);
+    struct relay_turn *turn = call->turn;
+    snprintf(turn->error_type, sizeof(turn->error_type), "%s", type);
+    snprintf(turn->error_message, sizeof(turn->error_message), "%s", message);
+    over(call);
+    call_refuse(req, status, type, message);
+}
+
+static void send_out(struct call *call)
+{
+    if (evbuffer_get_length(call->out) == 0)
+        return;
+    if (!call->begun)
+        evhttp_send_reply_start(call->req, call->status, NULL);
+    call->begun = true;
+    evhttp_send_reply_chunk(call->req, call->out);
+}
+
+/* The whole body is in call->out or was sent. */
+static void complete(struct call *call)
+{
+    struct evhttp_request *req = TAKE_PTR(call->req);
+    struct evbuffer *out = call->out;
+    bool begun = call->begun;
+    int status = call->status;
+    over(call); /* `out` lives until the next turn of the loop */
+    if (!begun) {
+        evhttp_send_reply(req, status, NULL, out);
+        return;
+    }
+    evhttp_send_reply_chunk(req, out);
+    evhttp_send_reply_end(req);
+}
+
+static size_t backlog(const struct call *call)
+{
+    struct bufferevent *bev = evhttp_connection_get_bufferevent(call->conn);
+    return evbuffer_get_length(bufferevent_get_output(bev));
+}
+
+static void resume_later(void *ctx)
+{
+    struct call *call = OBJ(ctx, struct call, CALL_TAG);
+    if (call->state == CALL_OVER || !call->paused)
+        return;
+    call->paused = false;
+    exchange_resume(call->ex);
+}
+
+/* Runs inside the buffer's own changes, so it only takes notes. */
+static void on_output(struct evbuffer *output, const struct evbuffer_cb_info *info, void *ctx)
+{
+    struct call *call = OBJ(ctx, struct call, CALL_TAG);
+    if (info->n_deleted == 0)
+        return;
+    size_t left = evbuffer_get_length(output);
+    if (call->paused && left <= OUTPUT_LOW)
+        loop_defer(call->loop, resume_later, call);
+    if (call->state == CALL_FLUSHING && left == 0)
+        loop_defer(call->loop, cut_later, call);
+}
+
+static void hook(struct call *call)
+{
+    call->conn = evhttp_request_get_connection(call->req);
+    struct bufferevent *bev = evhttp_connection_get_bufferevent(call->conn);
+    call->watching = evbuffer_add_cb(bufferevent_get_output(bev), on_output, call);
+    evhttp_connection_set_closecb(call->conn, on_dropped, call);
+    call->closed = event_new(loop_base(call->loop), bufferevent_getfd(bev), EV_CLOSED | EV_PERSIST,
+                             on_closed, call);
+    BUG_ON(!call->watching || !call->closed || event_add(call->closed, NULL) != 0);
+}
+
+/* --- failed attempts ----------------------------------------------------------------------- */
+
+static void forget_response(struct call *call)
+{
+    evhttp_clear_headers(evhttp_request_get_output_headers(call->req));
+    evbuffer_drain(call->out, evbuffer_get_length(call->out));
+    buf_clear(&call->collected);
+    call->meter = (struct meter){.final = false};
+    call->status = call->retry_after_s = 0;
+    call->is_sse = call->is_encoded = call->no_retry = call->cut_off = false;
+    call->content = call->early_error = false;
+}
+
+static void retry_now(void *ctx)
+{
+    struct call *call = OBJ(ctx, struct call, CALL_TAG);
+    call->attempt++;
+    call->turn->retries++;
+    metric_add(&retries_total, 1);
+    send_request(call);
+}
+
+/* True when another attempt is on its way. */
+static bool try_again(struct call *call)
+{
+    struct upstream *up = call->home->up;
+    if (call->attempt >= upstream_max_retries(up) || call->no_retry ||
+        call->retry_after_s > MAX_RETRY_AFTER)
+        return false;
+    int64_t ms = upstream_retry_base_ms(up) << (call->attempt < 16 ? call->attempt : 16);
+    ms += randombytes_uniform((uint32_t)(ms / 4 + 1));
+    if (ms < (int64_t)call->retry_after_s * 1000)
+        ms = (int64_t)call->retry_after_s * 1000;
+    log_info("upstream call failed, trying again", LF_S("request", call->turn->request_id),
+             LF_I("status", call->status), LF_I("wait_ms", ms));
+    forget_response(call);
+    call->state = CALL_WAITING;
+    timer_set(&call->retry, ms);
+    return true;
+}
+
+static void note_error(struct call *call)
+{
+    struct relay_turn *turn = call->turn;
+    meter_error(&call->meter, buf_str(&call->collected));
+    turn->status = call->status;
+    turn->retry_after_s = call->retry_after_s;
+    snprintf(turn->error_type, sizeof(turn->error_type), "%s", call->meter.error_type);
+    if (call->meter.error_message[0])
+        snprintf(turn->error_message, sizeof(turn->error_message), "%s", call->meter.error_message);
+    else
+        snprintf(turn->error_message, sizeof(turn->error_message),
+                 "the upstream API answered with HTTP %d", call->status);
+}
+
+/* The response has an error status and its body is collected. */
+static void on_error_status(struct call *call)
+{
+    struct evkeyvalq *headers = evhttp_request_get_output_headers(call->req);
+    note_error(call);
+    if (policy_may_pass(call->status) && try_again(call))
+        return;
+    if (call->status < 400) { /* a redirect: never followed, and nothing the CLI could use */
+        fail(call, 502, "api_error", "the upstream API answered with a redirect");
+        return;
+    }
+    if (call->collected.len == 0)
+        write_error(call->out, "api_error", call->turn->error_message);
+    else
+        evbuffer_add(call->out, call->collected.data, call->collected.len);
+    if (call->collected.len == 0 || call->early_error) {
+        evhttp_remove_header(headers, "content-type");
+        evhttp_add_header(headers, "content-type", "application/json");
+    }
+    complete(call);
+}
+
+static void log_failure(const struct call *call, const struct exchange_end *end)
+{
+    log_warn("upstream call failed", LF_S("request", call->turn->request_id), LF_S("why", end->why),
+             LF_B("mid_response", end->result == EXCHANGE_CUT),
+             LF_I("attempts", call->attempt + 1));
+}
+
+/* Nothing was passed to the CLI yet, and there is no complete response. */
+static void on_no_response(struct call *call, const struct exchange_end *end)
+{
+    bool answered = end->result == EXCHANGE_CUT;  /* it began and was cut while we collected it */
+    bool late = end->timed_out && end->connected; /* the model may be at work: never twice */
+    call->cut_off = end->connected && (late || answered);
+    if (!answered && end->result == EXCHANGE_NO_ANSWER && !late && !end->untrusted &&
+        try_again(call))
+        return;
+    log_failure(call, end);
+    call->turn->status = call->status;
+    call->turn->failure = end->timed_out ? RELAY_TIMED_OUT : RELAY_UNREACHABLE;
+    if (end->timed_out)
+        fail(call, 504, "timeout_error", "the upstream API did not answer in time");
+    else if (end->untrusted)
+        fail(call, 502, "api_error", "the upstream API's TLS certificate was refused");
+    else if (end->result == EXCHANGE_BAD)
+        fail(call, 400, "invalid_request_error", "the request's query string is not valid");
+    else
+        fail(call, 502, "api_error", "the upstream API could not be reached");
+}
+
+/* A part of the response was passed on already: the CLI shall see the cut as one. */
+static void on_cut_stream(struct call *call, const struct exchange_end *end)
+{
+    log_failure(call, end);
+    call->cut_off = true;
+    call->turn->failure = end->timed_out ? RELAY_TIMED_OUT : RELAY_UNREACHABLE;
+    call->state = CALL_FLUSHING;
+    if (backlog(call) == 0)
+        loop_defer(call->loop, cut_later, call);
+}
+
+/* --- the response -------------------------------------------------------------------------- */
+
+static void on_header(void *ctx, struct str name, struct str value)
+{
+    struct call *call = OBJ(ctx, struct call, CALL_TAG);
+    if (!policy_for_cli(name))
+        return;
+    AUTO(free_charp) char *n = str_dup(name);
+    AUTO(free_charp) char *v = str_dup(value);
+    if (str_ieq_c(name, "content-type"))
+        call->is_sse = str_ieq_c(str_n(v, strcspn(v, "; ")), "text/event-stream");
+    else if (str_ieq_c(name, "content-encoding"))
+        call->is_encoded = !str_ieq_c(value, "identity");
+    else if (str_ieq_c(name, "x-should-retry"))
+        call->no_retry = str_ieq_c(value, "false");
+    else if (str_ieq_c(name, "retry-after"))
+        call->retry_after_s = policy_retry_after(v);
+    else if (str_ieq_c(name, "request-id"))
+        snprintf(call->turn->upstream_request_id, sizeof(call->turn->upstream_request_id), "%s", v);
+    evhttp_add_header(evhttp_request_get_output_headers(call->req), n, v);
+}
+
+static void on_head(void *ctx, int status)
+{
+    struct call *call = OBJ(ctx, struct call, CALL_TAG);
+    char label[16];
+    snprintf(label, sizeof(label), "%d", status);
+    metric_add(&requests_total, 1, label);
+    metric_observe(&latency_seconds, (double)(clock_mono_us() - call->sent_us) / 1e6);
+    call->status = call->turn->status = status;
+    call->turn->failure = RELAY_OK;
+    buf_release(&call->collected);
+    buf_init(&call->collected, status / 100 == 2 ? MAX_COLLECTED : MAX_ERROR_BODY);
+    call->state = CALL_COLLECTING;
+    if (status / 100 != 2)
+        exchange_hurry(call->ex, ERROR_BODY_MS);
+    else if (call->is_encoded)
+        call->state = CALL_PASSING;
+    else if (call->is_sse)
+        call->state = CALL_STREAMING;
+}
+
+static bool on_event(void *ctx, struct str name, struct str data, struct buf *ret_data)
+{
+    struct call *call = OBJ(ctx, struct call, CALL_TAG);
+    bool changed = meter_event(&call->meter, name, data, ret_data);
+    struct relay_turn *turn = call->turn;
+    if (str_eq_c(name, "message_delta") && call->meter.stop_reason[0])
+        snprintf(turn->stop_reason, sizeof(turn->stop_reason), "%s", call->meter.stop_reason);
+    if (!str_eq_c(name, "error")) {
+        call->content = call->content || !str_eq_c(name, "ping");
+        return changed;
+    }
+    snprintf(turn->error_type, sizeof(turn->error_type), "%s", call->meter.error_type);
+    snprintf(turn->error_message, sizeof(turn->error_message), "%s", call->meter.error_message);
+    if (!call->begun && !call->content && !call->early_error) {
+        call->early_error = true;
+        call->status = policy_status_of(call->meter.error_type);
+        buf_clear(&call->collected);
+        buf_addstr(&call->collected, data);
+    }
+    return changed;
+}
+
+static void on_emit(void *ctx, struct str bytes)
+{
+    struct call *call = OBJ(ctx, struct call, CALL_TAG);
+    if (!call->early_error)
+        evbuffer_add(call->out, bytes.p, bytes.len);
+}
+
+static const struct sse_ops scan_ops = {.event = on_event, .emit = on_emit};
+
+static void feed_stream(struct call *call, struct str bytes)
+{
+    sse_scan_feed(&call->scan, bytes);
+    if (call->early_error) {
+        call->state = CALL_COLLECTING;
+        exchange_hurry(call->ex, EARLY_ERROR_MS);
+        return;
+    }
+    send_out(call);
+}
+
+static void end_stream(struct call *call)
+{
+    sse_scan_finish(&call->scan);
+    if (call->early_error)
+        on_error_status(call);
+    else
+        complete(call);
+}
+
+static void collect(struct call *call, struct str bytes)
+{
+    if (call->early_error)
+        return;
+    buf_addstr(&call->collected, bytes);
+    if (buf_ok(&call->collected) || call->status / 100 != 2)
+        return; /* of an oversized error body its beginning is enough */
+    call->state = CALL_PASSING;
+    evbuffer_add(call->out, call->collected.data, call->collected.len);
+    buf_release(&call->collected);
+    evbuffer_add(call->out, bytes.p, bytes.len);
+    send_out(call);
+}
+
+static bool on_body(void *ctx, struct str bytes)
+{
+    struct call *call = OBJ(ctx, struct call, CALL_TAG);
+    if (call->state == CALL_COLLECTING) {
+        collect(call, bytes);
+        return true;
+    }
+    if (backlog(call) > OUTPUT_HIGH) {
+        call->paused = true;
+        return false;
+    }
+    if (call->state == CALL_STREAMING) {
+        feed_stream(call, bytes);
+        return true;
+    }
+    evbuffer_add(call->out, bytes.p, bytes.len);
+    send_out(call);
+    return true;
+}
+
+static void on_whole_message(struct call *call)
+{
+    struct relay_turn *turn = call->turn;
+    AUTO(buf_release) struct buf changed;
+    buf_init(&changed, MAX_COLLECTED * 2);
+    bool use = meter_message(&call->meter, buf_str(&call->collected), &changed);
+    struct str body = buf_str(use ? &changed : &call->collected);
+    if (call->meter.stop_reason[0])
+        snprintf(turn->stop_reason, sizeof(turn->stop_reason), "%s", call->meter.stop_reason);
+    evbuffer_add(call->out, body.p, body.len);
+    complete(call);
+}
+
+static void on_end(void *ctx, const struct exchange_end *end)
+{
+    struct call *call = OBJ(ctx, struct call, CALL_TAG);
+    bool done = end->result == EXCHANGE_DONE;
+    call->ex = NULL;
+    if (call->state == CALL_WAITING) {
+        metric_add(&requests_total, 1, end->timed_out ? "timeout" : "unreachable");
+        on_no_response(call, end);
+    } else if (call->state == CALL_COLLECTING && call->status / 100 != 2) {
+        on_error_status(call);
+    } else if (call->state == CALL_COLLECTING) {
+        if (done)
+            on_whole_message(call);
+        else
+            on_no_response(call, end);
+    } else if (done || call->meter.stopped) {
+        end_stream(call);
+    } else if (call->begun) {
+        on_cut_stream(call, end);
+    } else {
+        on_no_response(call, end);
+    }
+}
+
+static const struct exchange_ops call_ops = {
+    .header = on_header, .head = on_head, .body = on_body, .end = on_end};
+
+/* --- the request --------------------------------------------------------------------------- */
+
+static void send_request(struct call *call)
+{
+    struct exchange_req req = {
+        .path = call->path,
+        .headers = (const struct str(*)[2])call->headers,
+        .header_count = call->header_count,
+        .body = call->body,
+    };
+    sse_scan_release(&call->scan);
+    sse_scan_init(&call->scan, &scan_ops, call);
+    call->sent_us = clock_mono_us();
+    call->ex = exchange_start(call->home->up, &req, &call_ops, call);
+}
+
+static void pick_headers(struct call *call)
+{
+    bool has_type = false;
+    struct evkeyval *h;
+    for (h = evhttp_request_get_input_headers(call->req)->tqh_first; h; h = h->next.tqe_next) {
+        struct str name = str_c(h->key), value = str_c(h->value);
+        if (!policy_for_upstream(name, value) || call->header_count == MAX_HEADERS - 1)
+            continue;
+        has_type = has_type || str_ieq_c(name, "content-type");
+        call->headers[call->header_count][0] = name;
+        call->headers[call->header_count++][1] = value;
+    }
+    if (!has_type) {
+        call->headers[call->header_count][0] = STR("content-type");
+        call->headers[call->header_count++][1] = STR("application/json");
+    }
+}
+
+static void pick_path(struct call *call)
+{
+    const struct evhttp_uri *uri = evhttp_request_get_evhttp_uri(call->req);
+    const char *query = evhttp_uri_get_query(uri);
+    call->path = x_printf("/v1/messages%s%s%s", call->count_tokens ? "/count_tokens" : "",
+                          query ? "?" : "", query ? query : "");
+}
+
+static int pick_body(struct call *call, struct err *err)
+{
+    struct evbuffer *in = evhttp_request_get_input_buffer(call->req);
+    const struct relay_turn *turn = call->turn;
+    call->body = str_n((const char *)evbuffer_pullup(in, -1), evbuffer_get_length(in));
+    if (!json_object_size(turn->params) && !json_array_size(turn->system))
+        return 0;
+    if (rewrite_request(call->body, turn->params, turn->system, &call->rewritten, err) != 0)
+        return -1;
+    evbuffer_drain(in, evbuffer_get_length(in));
+    call->body = buf_str(&call->rewritten);
+    return 0;
+}
+
+void call_home_init(struct call_home *home, struct upstream *up)
+{
+    home->up = up;
+    list_init(&home->calls);
+    metric_register(&requests_total);
+    metric_register(&retries_total);
+    metric_register(&latency_seconds);
+}
+
+void call_start(struct call_home *home, struct relay_turn *turn, struct evhttp_request *req,
+                bool count_tokens)
+{
+    struct call *call = x_calloc(1, sizeof(*call));
+    struct err err;
+    call->tag = CALL_TAG;
+    call->home = home;
+    call->loop = upstream_loop(home->up);
+    call->turn = count_tokens ? &call->aside : turn;
+    call->aside = (struct relay_turn){.system = turn->system, .request_id = turn->request_id};
+    call->req = req;
+    call->count_tokens = count_tokens;
+    call->out = evbuffer_new();
+    BUG_ON(!call->out);
+    buf_init(&call->rewritten, MAX_REWRITTEN);
+    buf_init(&call->collected, MAX_COLLECTED);
+    sse_scan_init(&call->scan, &scan_ops, call);
+    timer_init(&call->retry, call->loop, retry_now, call);
+    list_push_back(&home->calls, &call->node);
+    hook(call);
+    turn->calls++;
+    if (pick_body(call, &err) != 0) {
+        fail(call, err_status(&err), "invalid_request_error", err.msg);
+        return;
+    }
+    pick_headers(call);
+    pick_path(call);
+    send_request(call);
+}

@@ -1,0 +1,28 @@
+/* call.h - one request of the CLI and its answer, with retries: the heart of the relay. */
+#ifndef CG_UPSTREAM_CALL_H
+#define CG_UPSTREAM_CALL_H
+
+#include "upstream/relay.h"
+
+#include "core/list.h"
+
+struct call;
+struct evhttp_request;
+
+struct call_home {
+    struct upstream *up;
+    struct list calls; /* of struct call */
+};
+
+void call_home_init(struct call_home *home, struct upstream *up);
+/* Takes the request over. The call leaves home->calls by itself when it is over; its numbers have
+ * been added to `turn` then, which is not touched any more. */
+void call_start(struct call_home *home, struct relay_turn *turn, struct evhttp_request *req,
+                bool count_tokens);
+/* Ends the oldest call at once: the CLI sees its connection cut. */
+void call_cut_first(struct call_home *home);
+
+/* Answers with an error in the API's own shape. */
+void call_refuse(struct evhttp_request *req, int status, const char *type, const char *message);
+
+#endif

@@ -1,0 +1,535 @@
+/* client.c - see the header.
+ *
+ * libcurl asks for descriptors and one timer to be watched (socket_cb, timer_cb); what happens
+ * there goes back in through curl_multi_socket_action(), after which finished transfers are
+ * collected. libcurl's own callbacks never remove a transfer: it forbids that.
+ *
+ * Each exchange has one deadline timer for the phase it is in: sending (re-armed by progress),
+ * waiting for the response's head, receiving (re-armed by bytes, stopped while paused). Only the
+ * connection phase is timed by libcurl. Timers and handles die at once when an exchange ends, its
+ * memory on the next turn of the loop. */
+#include "upstream/client.h"
+
+#include "core/clock.h"
+#include "core/list.h"
+#include "core/log.h"
+
+#include <curl/curl.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <sodium.h>
+#include <sys/socket.h>
+
+#define UPSTREAM_TAG TAG4('u', 'p', 's', 't')
+#define EXCHANGE_TAG TAG4('x', 'c', 'h', 'g')
+
+#define MAX_IDLE_CONNECTIONS 256L
+#define UPLOAD_BUFFER        (512L << 10)
+#define LET_GO_MS            1000
+#define RETRY_BASE_MS        500
+
+struct upstream {
+    uint32_t tag;
+    struct loop *loop;
+    CURLM *multi;
+    CURLSH *share; /* TLS sessions */
+    struct timer timer;
+    struct list exchanges;
+    char *base_url;   /* without a slash at its end */
+    char *credential; /* a whole header line, NULL = none; secret */
+    char *ca_file;
+    bool loopback;
+    int64_t connect_ms, first_byte_ms, idle_ms, retry_base_ms;
+    int max_retries;
+};
+
+enum phase { PHASE_CONNECTING, PHASE_SENDING, PHASE_WAITING, PHASE_RECEIVING };
+
+struct exchange {
+    uint32_t tag;
+    struct node node;
+    struct upstream *up;
+    CURL *easy;
+    const struct exchange_ops *ops; /* NULL: nobody is told any more */
+    void *ctx;
+    struct curl_slist *headers;
+    struct timer deadline;
+    enum phase phase;
+    curl_off_t uploaded, upload_size;
+    int64_t idle_ms;
+    bool paused;
+    bool head_told;
+    char error[CURL_ERROR_SIZE];
+};
+
+/* --- libcurl's multi interface on the loop ------------------------------------------------- */
+
+static void exchange_finish(struct exchange *ex, const struct exchange_end *end);
+
+static void collect(struct upstream *up)
+{
+    CURLMsg *msg;
+    int left;
+    while ((msg = curl_multi_info_read(up->multi, &left))) {
+        struct exchange *ex;
+        if (msg->msg != CURLMSG_DONE)
+            continue;
+        BUG_ON(curl_easy_getinfo(msg->easy_handle, CURLINFO_PRIVATE, (char **)&ex) != CURLE_OK);
+        CURLcode rc = msg->data.result;
+        struct exchange_end end = {
+            .result = rc == CURLE_OK              ? EXCHANGE_DONE
+                      : ex->head_told             ? EXCHANGE_CUT
+                      : rc == CURLE_URL_MALFORMAT ? EXCHANGE_BAD
+                                                  : EXCHANGE_NO_ANSWER,
+            .timed_out = rc == CURLE_OPERATION_TIMEDOUT,
+            .connected = ex->phase > PHASE_CONNECTING,
+            .untrusted = rc == CURLE_PEER_FAILED_VERIFICATION,
+            .why = ex->error[0] ? ex->error : curl_easy_strerror(rc),
+        };
+        exchange_finish(ex, &end);
+    }
+}
+
+static void drive(struct upstream *up, curl_socket_t fd, int mask)
+{
+    int running;
+    curl_multi_socket_action(up->multi, fd, mask, &running);
+    collect(up);
+}
+
+static void on_socket(evutil_socket_t fd, short what, void *ctx)
+{
+    /* Not through the watch: libcurl may drop it meanwhile. */
+    struct upstream *up = OBJ(ctx, struct upstream, UPSTREAM_TAG);
+    drive(up, fd,
+          (what & EV_READ ? CURL_CSELECT_IN : 0) | (what & EV_WRITE ? CURL_CSELECT_OUT : 0));
+}
+
+static void on_timer(void *ctx)
+{
+    drive(OBJ(ctx, struct upstream, UPSTREAM_TAG), CURL_SOCKET_TIMEOUT, 0);
+}
+
+static int socket_cb(CURL *easy, curl_socket_t fd, int what, void *ctx, void *old)
+{
+    struct upstream *up = OBJ(ctx, struct upstream, UPSTREAM_TAG);
+    struct event *ev = old;
+    (void)easy;
+    if (ev)
+        event_free(ev); /* the descriptor may be closed next: it must be out of the loop now */
+    if (what == CURL_POLL_REMOVE)
+        return 0;
+    short flags = (short)((what & CURL_POLL_IN ? EV_READ : 0) |
+                          (what & CURL_POLL_OUT ? EV_WRITE : 0) | EV_PERSIST);
+    ev = event_new(loop_base(up->loop), fd, flags, on_socket, up);
+    BUG_ON(!ev || event_add(ev, NULL) != 0);
+    curl_multi_assign(up->multi, fd, ev);
+    return 0;
+}
+
+static int timer_cb(CURLM *multi, long ms, void *ctx)
+{
+    struct upstream *up = OBJ(ctx, struct upstream, UPSTREAM_TAG);
+    (void)multi;
+    if (ms < 0)
+        timer_stop(&up->timer);
+    else
+        timer_set(&up->timer, ms);
+    return 0;
+}
+
+static curl_socket_t open_socket(void *ctx, curlsocktype purpose, struct curl_sockaddr *a)
+{
+    (void)ctx;
+    (void)purpose;
+    return socket(a->family, a->socktype | SOCK_CLOEXEC, a->protocol);
+}
+
+/* --- the shared part ----------------------------------------------------------------------- */
+
+static bool is_loopback(const char *host)
+{
+    return strcmp(host, "localhost") == 0 || strcmp(host, "[::1]") == 0 ||
+           strncmp(host, "127.", 4) == 0;
+}
+
+static char *url_part(CURLU *url, CURLUPart part)
+{
+    char *text = NULL;
+    return curl_url_get(url, part, &text, 0) == CURLUE_OK ? text : NULL;
+}
+
+static int check_parts(struct upstream *up, CURLU *url, struct err *err)
+{
+    char *scheme = url_part(url, CURLUPART_SCHEME), *host = url_part(url, CURLUPART_HOST);
+    char *user = url_part(url, CURLUPART_USER), *query = url_part(url, CURLUPART_QUERY);
+    char *fragment = url_part(url, CURLUPART_FRAGMENT);
+    int rc = 0;
+    bool http = scheme && strcmp(scheme, "http") == 0;
+    if (!host || (!http && (!scheme || strcmp(scheme, "https") != 0)))
+        rc = err_set(err, ERR_CONFIG, "upstream base URL must begin with http:// or https://");
+    else if (user || query || fragment)
+        rc = err_set(err, ERR_CONFIG,
+                     "upstream base URL must have no user, no query and no fragment");
+    else
+        up->loopback = is_loopback(host);
+    if (rc == 0 && http && !up->loopback && up->credential)
+        log_warn("the upstream credential travels unencrypted: the base URL is plain http",
+                 LF_S("host", host));
+    curl_free(scheme);
+    curl_free(host);
+    curl_free(user);
+    curl_free(query);
+    curl_free(fragment);
+    return rc;
+}
+
+static int set_base_url(struct upstream *up, const char *text, struct err *err)
+{
+    CURLU *url = curl_url();
+    BUG_ON(!url);
+    CURLUcode rc = curl_url_set(url, CURLUPART_URL, text ? text : "", 0);
+    int result = rc == CURLUE_OK
+                     ? check_parts(up, url, err)
+                     : err_set(err, ERR_CONFIG, "upstream base URL: %s", curl_url_strerror(rc));
+    curl_url_cleanup(url);
+    if (result != 0)
+        return -1;
+    up->base_url = x_strdup(text);
+    for (size_t n = strlen(up->base_url); n > 0 && up->base_url[n - 1] == '/'; n--)
+        up->base_url[n - 1] = '\0';
+    return 0;
+}
+
+static bool is_header_value(const char *s)
+{
+    for (; *s; s++) {
+        if ((unsigned char)*s < 0x20 || *s == 0x7f)
+            return false;
+    }
+    return true;
+}
+
+static int set_credential(struct upstream *up, const struct upstream_opts *o, struct err *err)
+{
+    bool key = o->api_key && o->api_key[0], token = o->auth_token && o->auth_token[0];
+    if (!key && !token)
+        return 0;
+    if (!is_header_value(key ? o->api_key : o->auth_token))
+        return err_set(err, ERR_CONFIG, "the upstream credential holds a control character");
+    up->credential = key ? x_printf("x-api-key: %s", o->api_key)
+                         : x_printf("authorization: Bearer %s", o->auth_token);
+    return 0;
+}
+
+static void free_secret(char *s)
+{
+    if (s)
+        sodium_memzero(s, strlen(s));
+    free(s);
+}
+
+static void open_multi(struct upstream *up)
+{
+    BUG_ON(curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK);
+    up->multi = curl_multi_init();
+    up->share = curl_share_init();
+    BUG_ON(!up->multi || !up->share);
+    curl_share_setopt(up->share, CURLSHOPT_SHARE, CURL_LOCK_DATA_SSL_SESSION);
+    curl_multi_setopt(up->multi, CURLMOPT_SOCKETFUNCTION, socket_cb);
+    curl_multi_setopt(up->multi, CURLMOPT_SOCKETDATA, up);
+    curl_multi_setopt(up->multi, CURLMOPT_TIMERFUNCTION, timer_cb);
+    curl_multi_setopt(up->multi, CURLMOPT_TIMERDATA, up);
+    curl_multi_setopt(up->multi, CURLMOPT_MAXCONNECTS, MAX_IDLE_CONNECTIONS);
+}
+
+struct upstream *upstream_new(struct loop *loop, const struct upstream_opts *opts, struct err *err)
+{
+    struct upstream *up = x_calloc(1, sizeof(*up));
+    up->tag = UPSTREAM_TAG;
+    up->loop = loop;
+    list_init(&up->exchanges);
+    timer_init(&up->timer, loop, on_timer, up);
+    up->connect_ms = opts->connect_timeout_ms;
+    up->first_byte_ms = opts->first_byte_timeout_ms;
+    up->idle_ms = opts->idle_timeout_ms;
+    up->max_retries = opts->max_retries;
+    up->retry_base_ms = opts->retry_base_ms ? opts->retry_base_ms : RETRY_BASE_MS;
+    if (opts->ca_file)
+        up->ca_file = x_strdup(opts->ca_file);
+    open_multi(up);
+    if (set_credential(up, opts, err) != 0 || set_base_url(up, opts->base_url, err) != 0) {
+        upstream_free(up);
+        return NULL;
+    }
+    return up;
+}
+
+void upstream_free(struct upstream *up)
+{
+    if (!up)
+        return;
+    LIST_EACH(&up->exchanges, n)
+    {
+        struct exchange *ex = container_of(n, struct exchange, node);
+        BUG_ON(ex->ops); /* a relay still lives */
+        exchange_abort(ex);
+    }
+    curl_multi_cleanup(up->multi);
+    curl_share_cleanup(up->share);
+    curl_global_cleanup();
+    timer_release(&up->timer);
+    free_secret(up->credential);
+    free(up->base_url);
+    free(up->ca_file);
+    free(up);
+}
+
+struct loop *upstream_loop(const struct upstream *up)
+{
+    return up->loop;
+}
+
+int upstream_max_retries(const struct upstream *up)
+{
+    return up->max_retries;
+}
+
+int64_t upstream_retry_base_ms(const struct upstream *up)
+{
+    return up->retry_base_ms;
+}
+
+/* --- one exchange -------------------------------------------------------------------------- */
+
+static void free_exchange(void *ctx)
+{
+    free(OBJ(ctx, struct exchange, EXCHANGE_TAG));
+}
+
+static void exchange_drop(struct exchange *ex)
+{
+    curl_multi_remove_handle(ex->up->multi, ex->easy);
+    curl_easy_cleanup(ex->easy);
+    for (struct curl_slist *h = ex->headers; h; h = h->next)
+        sodium_memzero(h->data, strlen(h->data));
+    curl_slist_free_all(ex->headers);
+    timer_release(&ex->deadline);
+    list_remove(&ex->up->exchanges, &ex->node);
+    ex->ops = NULL;
+    loop_defer(ex->up->loop, free_exchange, ex);
+}
+
+static void exchange_finish(struct exchange *ex, const struct exchange_end *end)
+{
+    const struct exchange_ops *ops = ex->ops;
+    exchange_drop(ex); /* end->why stays valid: the memory goes on the next turn of the loop */
+    if (ops)
+        ops->end(ex->ctx, end);
+}
+
+void exchange_abort(struct exchange *ex)
+{
+    exchange_drop(OBJ(ex, struct exchange, EXCHANGE_TAG));
+}
+
+static void enter(struct exchange *ex, enum phase phase)
+{
+    int64_t ms = phase == PHASE_WAITING ? ex->up->first_byte_ms : ex->idle_ms;
+    ex->phase = phase;
+    timer_set(&ex->deadline, ms);
+}
+
+static void on_deadline(void *ctx)
+{
+    struct exchange *ex = OBJ(ctx, struct exchange, EXCHANGE_TAG);
+    struct exchange_end end = {
+        .result = ex->head_told ? EXCHANGE_CUT : EXCHANGE_NO_ANSWER,
+        .timed_out = true,
+        .connected = ex->phase > PHASE_CONNECTING,
+        .why = ex->phase == PHASE_CONNECTING ? "no connection in time"
+               : ex->phase == PHASE_SENDING  ? "the request was not taken in time"
+               : ex->phase == PHASE_WAITING  ? "no response in time"
+                                             : "the response fell silent",
+    };
+    exchange_finish(ex, &end);
+}
+
+static int on_progress(void *ctx, curl_off_t dl_total, curl_off_t dl, curl_off_t ul_total,
+                       curl_off_t ul)
+{
+    struct exchange *ex = OBJ(ctx, struct exchange, EXCHANGE_TAG);
+    (void)dl_total;
+    (void)dl;
+    (void)ul_total;
+    if (ul == ex->uploaded)
+        return 0;
+    ex->uploaded = ul;
+    if (ex->phase <= PHASE_SENDING)
+        enter(ex, ul >= ex->upload_size ? PHASE_WAITING : PHASE_SENDING);
+    return 0;
+}
+
+static void on_head_end(struct exchange *ex)
+{
+    long status = 0;
+    curl_easy_getinfo(ex->easy, CURLINFO_RESPONSE_CODE, &status);
+    if (status < 200)
+        return; /* an interim response: the real one follows */
+    ex->head_told = true;
+    if (ex->ops)
+        ex->ops->head(ex->ctx, (int)status);
+}
+
+static size_t on_header(char *p, size_t size, size_t count, void *ctx)
+{
+    struct exchange *ex = OBJ(ctx, struct exchange, EXCHANGE_TAG);
+    struct str line = str_n(p, size * count);
+    while (line.len && (line.p[line.len - 1] == '\n' || line.p[line.len - 1] == '\r'))
+        line.len--;
+    if (ex->head_told)
+        return size * count; /* a trailer */
+    enter(ex, PHASE_RECEIVING);
+    if (line.len == 0) {
+        on_head_end(ex);
+    } else if (memchr(line.p, ':', line.len)) {
+        struct str name = str_split(&line, ':');
+        if (ex->ops)
+            ex->ops->header(ex->ctx, name, str_trim(line));
+    }
+    return size * count;
+}
+
+static size_t on_body(char *p, size_t size, size_t count, void *ctx)
+{
+    struct exchange *ex = OBJ(ctx, struct exchange, EXCHANGE_TAG);
+    if (!ex->ops)
+        return size * count; /* let go: the timer set then stays */
+    if (!ex->ops->body(ex->ctx, str_n(p, size * count))) {
+        ex->paused = true;
+        timer_stop(&ex->deadline);
+        return CURL_WRITEFUNC_PAUSE;
+    }
+    enter(ex, PHASE_RECEIVING);
+    return size * count;
+}
+
+void exchange_resume(struct exchange *ex)
+{
+    if (!ex->paused)
+        return;
+    ex->paused = false;
+    enter(ex, PHASE_RECEIVING);
+    curl_easy_pause(ex->easy, CURLPAUSE_CONT); /* may call on_body() at once */
+}
+
+void exchange_hurry(struct exchange *ex, int64_t ms)
+{
+    if (ms < ex->idle_ms)
+        ex->idle_ms = ms;
+    if (!ex->paused)
+        timer_set(&ex->deadline, ex->idle_ms);
+}
+
+bool exchange_is_sent(const struct exchange *ex)
+{
+    return ex->phase > PHASE_CONNECTING;
+}
+
+void exchange_let_go(struct exchange *ex)
+{
+    if (ex->uploaded < ex->upload_size) { /* the body is the caller's, and still needed */
+        exchange_abort(ex);
+        return;
+    }
+    ex->ops = NULL;
+    exchange_resume(ex);
+    timer_set(&ex->deadline, LET_GO_MS);
+}
+
+static void add_header(struct exchange *ex, const char *line)
+{
+    struct curl_slist *more = curl_slist_append(ex->headers, line);
+    BUG_ON(!more);
+    ex->headers = more;
+}
+
+static void set_headers(struct exchange *ex, const struct exchange_req *req)
+{
+    for (size_t i = 0; i < req->header_count; i++) {
+        const struct str *h = req->headers[i];
+        AUTO(free_charp)
+        char *line = x_printf("%.*s: %.*s", (int)h[0].len, h[0].p, (int)h[1].len, h[1].p);
+        add_header(ex, line);
+    }
+    /* The events must be readable here. No 100-continue: it costs a round trip. */
+    add_header(ex, "accept-encoding: identity");
+    add_header(ex, "accept: application/json");
+    add_header(ex, "expect:");
+    if (ex->up->credential)
+        add_header(ex, ex->up->credential);
+    curl_easy_setopt(ex->easy, CURLOPT_HTTPHEADER, ex->headers);
+}
+
+static void set_connection(struct exchange *ex)
+{
+    const struct upstream *up = ex->up;
+    CURL *easy = ex->easy;
+    curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(easy, CURLOPT_SHARE, up->share);
+    curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
+    /* Not HTTP/2: libcurl 7.88 sends the RST_STREAM of a removed transfer only with the next
+     * request on that connection, and until then the model goes on. Here removing closes. */
+    curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+    curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
+    curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, 1L);
+    curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, 2L);
+    curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long)up->connect_ms);
+    curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
+    curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
+    if (up->ca_file)
+        curl_easy_setopt(easy, CURLOPT_CAINFO, up->ca_file);
+    if (up->loopback)
+        curl_easy_setopt(easy, CURLOPT_NOPROXY, "*");
+}
+
+static void set_callbacks(struct exchange *ex)
+{
+    CURL *easy = ex->easy;
+    curl_easy_setopt(easy, CURLOPT_PRIVATE, ex);
+    curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, ex->error);
+    curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header);
+    curl_easy_setopt(easy, CURLOPT_HEADERDATA, ex);
+    curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
+    curl_easy_setopt(easy, CURLOPT_WRITEDATA, ex);
+    curl_easy_setopt(easy, CURLOPT_NOPROGRESS, 0L);
+    curl_easy_setopt(easy, CURLOPT_XFERINFOFUNCTION, on_progress);
+    curl_easy_setopt(easy, CURLOPT_XFERINFODATA, ex);
+}
+
+struct exchange *exchange_start(struct upstream *up, const struct exchange_req *req,
+                                const struct exchange_ops *ops, void *ctx)
+{
+    struct exchange *ex = x_calloc(1, sizeof(*ex));
+    AUTO(free_charp) char *url = x_printf("%s%s", up->base_url, req->path);
+    *ex = (struct exchange){.tag = EXCHANGE_TAG, .up = up, .ops = ops, .ctx = ctx};
+    ex->idle_ms = up->idle_ms;
+    ex->upload_size = (curl_off_t)req->body.len;
+    ex->easy = curl_easy_init();
+    BUG_ON(!ex->easy);
+    timer_init(&ex->deadline, up->loop, on_deadline, ex);
+    /* A safety net only: libcurl times the connection phase. */
+    timer_set(&ex->deadline, up->connect_ms + up->first_byte_ms);
+    list_push_back(&up->exchanges, &ex->node);
+    set_connection(ex);
+    set_callbacks(ex);
+    set_headers(ex, req);
+    curl_easy_setopt(ex->easy, CURLOPT_URL, url);
+    curl_easy_setopt(ex->easy, CURLOPT_POST, 1L);
+    curl_easy_setopt(ex->easy, CURLOPT_POSTFIELDSIZE_LARGE, ex->upload_size);
+    if (ex->upload_size > UPLOAD_BUFFER / 8) /* fewer rounds for bodies with images in them */
+        curl_easy_setopt(ex->easy, CURLOPT_UPLOAD_BUFFERSIZE, UPLOAD_BUFFER);
+    curl_easy_setopt(ex->easy, CURLOPT_POSTFIELDS, req->body.p ? req->body.p : "");
+    BUG_ON(curl_multi_add_handle(up->multi, ex->easy) != CURLM_OK);
+    return ex;
+}
