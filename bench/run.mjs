@@ -241,7 +241,7 @@ async function throughput() {
   const gw = await startGateway('fake', {
     CLAUDEGATE_CLAUDE_BIN: FAKE, ANTHROPIC_BASE_URL: 'http://127.0.0.1:9',
     CLAUDEGATE_POOL_MAX_WORKERS: '32', CLAUDEGATE_POOL_MAX_REQUESTS: '1000000',
-    CLAUDEGATE_POOL_MAX_RSS_MB: '4096', CLAUDEGATE_LOG_CONSOLE: 'true',
+    CLAUDEGATE_POOL_MAX_RSS_MB: '4096',
   }, ['taskset', '-c', '0']);
   gw.p.stderr.resume();
   const script = path.join(tmp, 'chat.lua');

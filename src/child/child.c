@@ -22,10 +22,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CHILD_TAG  TAG4('C', 'H', 'L', 'D')
-#define READ_CHUNK 65536
-#define READ_TURNS 8 /* chunks per wake-up: one loud child must not starve the loop */
-#define PIPE_SIZE  (1 << 20)
+#define CHILD_TAG   TAG4('C', 'H', 'L', 'D')
+#define READ_CHUNK  65536
+#define READ_TURNS  8 /* chunks per wake-up: one loud child must not starve the loop */
+#define PIPE_SIZE   (1 << 20)
+#define DRAIN_TURNS 64 /* chunks once it has ended: more than a pipe of the usual size holds */
 
 enum child_state { CHILD_RUNNING, CHILD_AWAIT_EOF, CHILD_AWAIT_EXIT, CHILD_DONE };
 
@@ -76,10 +77,10 @@ static void close_output(struct child *c)
     close_fd(&c->out);
 }
 
-static void drain_stderr(struct child *c)
+static void drain_stderr(struct child *c, int turns)
 {
     char chunk[4096];
-    for (int i = 0; i < READ_TURNS; i++) {
+    for (int i = 0; i < turns; i++) {
         ssize_t n = read(c->errfd, chunk, sizeof(chunk));
         if (n <= 0) {
             if (n == 0)
@@ -99,7 +100,7 @@ static void finish(struct child *c)
     timer_stop(&c->eof_timer);
     timer_stop(&c->kill_timer);
     if (c->ev_err)
-        drain_stderr(c);
+        drain_stderr(c, DRAIN_TURNS);
     free_event(&c->ev_err);
     close_output(c);
     close_stdin(c);
@@ -184,7 +185,7 @@ static void on_stderr(evutil_socket_t fd, short what, void *ctx)
 {
     (void)fd;
     (void)what;
-    drain_stderr(OBJ(ctx, struct child, CHILD_TAG));
+    drain_stderr(OBJ(ctx, struct child, CHILD_TAG), READ_TURNS);
 }
 
 static void reap(struct child *c)
@@ -315,7 +316,7 @@ struct child *child_spawn(struct loop *loop, const struct child_opts *opts, stru
                         .tail_max = opts->stderr_tail};
     fcntl(c->in, F_SETPIPE_SZ, PIPE_SIZE); /* best effort: fewer wake-ups for large lines */
     fcntl(c->out, F_SETPIPE_SZ, PIPE_SIZE);
-    buf_init(&c->line, opts->line_max);
+    buf_init(&c->line, opts->line_max + 1); /* and its newline */
     buf_init(&c->queue, opts->stdin_max);
     buf_init(&c->tail, opts->stderr_tail);
     timer_init(&c->eof_timer, loop, on_eof_deadline, c);
@@ -350,22 +351,35 @@ void child_free(struct child *c)
     loop_defer(c->loop, destroy, c);
 }
 
-/* Reads until EOF, the limit or the deadline; true at EOF. */
-static bool read_all(int fd, int64_t deadline_ms, struct buf *out)
+/* Takes what can be read now; out NULL: nobody wants it. */
+static void take_output(int *fd, struct buf *out)
+{
+    char chunk[4096];
+    for (int i = 0; i < DRAIN_TURNS && *fd >= 0; i++) {
+        ssize_t n = read(*fd, chunk, sizeof(chunk));
+        if (n > 0 && out)
+            buf_add(out, chunk, (size_t)n);
+        else if (n == 0)
+            close_fd(fd);
+        else if (n < 0 && errno != EINTR)
+            return;
+    }
+}
+
+/* Until the process has ended, whoever else holds its pipes; false at the deadline. */
+static bool run_to_end(struct spawned *sp, int64_t deadline_ms, struct buf *out)
 {
     for (;;) {
+        struct pollfd p[] = {{.fd = sp->pidfd, .events = POLLIN},
+                             {.fd = sp->out, .events = POLLIN},
+                             {.fd = sp->errfd, .events = POLLIN}};
         int64_t left = deadline_ms - clock_mono_ms();
-        struct pollfd p = {.fd = fd, .events = POLLIN};
-        if (left <= 0 || (poll(&p, 1, (int)left) <= 0 && errno != EINTR))
+        if (left <= 0 || (poll(p, ARRAY_SIZE(p), (int)left) < 0 && errno != EINTR))
             return false;
-        char chunk[4096];
-        ssize_t n = read(fd, chunk, sizeof(chunk));
-        if (n == 0)
+        take_output(&sp->out, out);
+        take_output(&sp->errfd, NULL);
+        if (p[0].revents)
             return true;
-        if (n > 0)
-            buf_add(out, chunk, (size_t)n);
-        else if (errno != EAGAIN && errno != EINTR)
-            return false;
     }
 }
 
@@ -377,15 +391,14 @@ int child_run(const char *const *argv, const char *const *envp, int64_t timeout_
     if (spawn_process(argv, envp, NULL, &sp, err) != 0)
         return -1;
     close(sp.in);
-    bool eof = read_all(sp.out, clock_mono_ms() + timeout_ms, out);
-    if (!eof)
-        kill(-sp.pid, SIGKILL);
-    close(sp.out);
-    close(sp.errfd);
+    bool ended = run_to_end(&sp, clock_mono_ms() + timeout_ms, out);
+    kill(-sp.pid, SIGKILL); /* it, or what it left behind */
+    close_fd(&sp.out);
+    close_fd(&sp.errfd);
     while (waitpid(sp.pid, &status, 0) < 0 && errno == EINTR)
         ;
     close(sp.pidfd);
-    if (!eof)
+    if (!ended)
         return err_set(err, ERR_IO, "'%s' did not finish within %lld ms", argv[0],
                        (long long)timeout_ms);
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)

@@ -69,8 +69,10 @@ static bool place_fd(int fd, int want, bool cloexec)
 /* The pipe ends may themselves stand on 0..3 when the parent had those closed: move them up. */
 static bool lift(int *fd)
 {
-    *fd = fcntl(*fd, F_DUPFD_CLOEXEC, REPORT_FD + 1);
-    return *fd >= 0;
+    int high = fcntl(*fd, F_DUPFD_CLOEXEC, REPORT_FD + 1);
+    if (high >= 0)
+        *fd = high;
+    return high >= 0;
 }
 
 static noreturn void fail(int report)
@@ -131,10 +133,14 @@ int spawn_process(const char *const *argv, const char *const *envp, const char *
     if (open_pipes(pipes, err) != 0)
         return -1;
     pid_t parent = getpid();
+    sigset_t all, old;
+    sigfillset(&all); /* no handler of ours may run in the child: its loop's pipes are ours */
+    pthread_sigmask(SIG_SETMASK, &all, &old);
     pid_t pid = fork();
     if (pid == 0)
         run_child(pipes, argv, envp, cwd, parent);
     int e = pid < 0 ? errno : 0;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
     close_fd(&pipes[IN][0]);
     close_fd(&pipes[OUT][1]);
     close_fd(&pipes[ERRP][1]);
@@ -150,7 +156,8 @@ int spawn_process(const char *const *argv, const char *const *envp, const char *
         if (pid > 0)
             waitpid(pid, NULL, 0);
         close_pipes(pipes);
-        return err_set(err, ERR_IO, "cannot start '%s': %s", argv[0], strerror(e));
+        return err_set(err, ERR_IO, "cannot start '%s'%s%s%s: %s", argv[0], cwd ? " in '" : "",
+                       cwd ? cwd : "", cwd ? "'" : "", strerror(e));
     }
     close_fd(&pipes[REPORT][0]);
     *ret = (struct spawned){pid, pidfd, pipes[IN][1], pipes[OUT][0], pipes[ERRP][0]};

@@ -67,7 +67,7 @@ static void set_collected(struct cli_message *m)
     else if (str_eq_c(type, "thinking"))
         json_object_set_new(m->block, "thinking", json_stringn(text.p, text.len));
     else if (json_object_get(m->block, "input")) {
-        json_t *input = json_loadb(text.p, text.len, 0, NULL);
+        json_t *input = json_loadb(text.p, text.len, JSON_ALLOW_NUL, NULL);
         if (input)
             json_object_set_new(m->block, "input", input);
     }

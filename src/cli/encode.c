@@ -22,13 +22,11 @@ void cli_put_initialize(struct buf *b, const char *request_id)
 
 void cli_put_set_model(struct buf *b, const char *request_id, const char *model)
 {
-    struct buf r;
-    buf_init(&r, 4096);
-    buf_adds(&r, "{\"subtype\":\"set_model\",\"model\":");
-    buf_json_str(&r, str_c(model));
-    buf_addc(&r, '}');
-    put_control(b, request_id, buf_cstr(&r));
-    buf_release(&r);
+    buf_adds(b, "{\"type\":\"control_request\",\"request_id\":");
+    buf_json_str(b, str_c(request_id));
+    buf_adds(b, ",\"request\":{\"subtype\":\"set_model\",\"model\":");
+    buf_json_str(b, str_c(model));
+    buf_adds(b, "}}\n");
 }
 
 void cli_put_thinking_budget(struct buf *b, const char *request_id, int64_t tokens)

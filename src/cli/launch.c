@@ -5,6 +5,7 @@
 #include "cli/protocol.h"
 #include "core/buf.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define WORKER_PATH "PATH=/usr/local/bin:/usr/bin:/bin"
@@ -19,6 +20,7 @@ static const char *const fixed_env[] = {
     "CLAUDE_AGENT_SDK_MCP_NO_PREFIX=1",
     "CLAUDE_CODE_DISABLE_ATTACHMENTS=1", /* "@path" is never expanded, whatever the content */
     "ENABLE_TOOL_SEARCH=false",
+    "CLAUDE_CODE_DISABLE_LEGACY_MODEL_REMAP=1",
     "CLAUDE_CODE_MAX_RETRIES=0", /* the relay retries */
     "CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK=1",
     "DISABLE_COMPACT=1",
@@ -44,11 +46,21 @@ static const char *const fixed_argv[] = {
     "--model",
 };
 
-/* "NAME=value" of our own environment; NULL when it is not set. */
-static char *passed_pair(struct str name)
+static bool has_name(const struct cli_command *cmd, struct str name)
+{
+    for (size_t i = 0; cmd->envp[i]; i++) {
+        struct str pair = str_c(cmd->envp[i]);
+        if (str_eq(str_split(&pair, '='), name))
+            return true;
+    }
+    return false;
+}
+
+/* "NAME=value" of our own environment; NULL when it is not set or there already. */
+static char *passed_pair(const struct cli_command *cmd, struct str name)
 {
     char *key = str_dup(name);
-    const char *value = name.len ? getenv(key) : NULL;
+    const char *value = name.len && !has_name(cmd, name) ? getenv(key) : NULL;
     char *pair = value ? x_printf("%s=%s", key, value) : NULL;
     free(key);
     return pair;
@@ -68,7 +80,7 @@ void cli_launch_command(const struct cli_launch *l, struct cli_command *ret)
     ret->envp[e++] = ret->owned[o++] = x_printf("ANTHROPIC_UNIX_SOCKET=%s", l->socket_path);
     struct str names = str_c(l->pass_env);
     while (names.len && o < ARRAY_SIZE(ret->owned)) {
-        char *pair = passed_pair(str_trim(str_split(&names, ',')));
+        char *pair = passed_pair(ret, str_trim(str_split(&names, ',')));
         if (pair)
             ret->envp[e++] = ret->owned[o++] = pair;
     }
@@ -82,13 +94,19 @@ void cli_command_release(struct cli_command *cmd)
     *cmd = (struct cli_command){0};
 }
 
+static bool is_program(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode) && access(path, X_OK) == 0;
+}
+
 static char *find_on_path(const char *name)
 {
     struct str path = str_c(getenv("PATH"));
     while (path.len) {
         struct str dir = str_split(&path, ':');
         char *full = x_printf("%.*s/%s", (int)dir.len, dir.p, name);
-        if (dir.len && access(full, X_OK) == 0)
+        if (dir.len && is_program(full))
             return full;
         free(full);
     }
@@ -100,14 +118,14 @@ char *cli_find_program(const char *configured, struct err *err)
     if (configured && configured[0]) {
         char *full =
             strchr(configured, '/') ? realpath(configured, NULL) : find_on_path(configured);
-        if (full && access(full, X_OK) == 0)
+        if (full && is_program(full))
             return full;
         free(full);
         err_set(err, ERR_CONFIG, "claude.bin: '%s' is not an executable file", configured);
         return NULL;
     }
     char *local = realpath("node_modules/.bin/claude", NULL);
-    if (local && access(local, X_OK) == 0)
+    if (local && is_program(local))
         return local;
     free(local);
     char *found = find_on_path("claude");
@@ -128,7 +146,11 @@ char *cli_program_version(const char *bin, struct err *err)
     if (child_run(argv, envp, 20000, &out, err) == 0) {
         struct str text = buf_str(&out);
         struct str first = str_split(&text, ' ');
-        version = str_dup(str_split(&first, '\n'));
+        struct str word = str_split(&first, '\n');
+        if (word.len)
+            version = str_dup(word);
+        else
+            err_set(err, ERR_CONFIG, "'%s --version' said nothing", bin);
     }
     buf_release(&out);
     return version;

@@ -12,13 +12,14 @@ struct cli_launch {
     const char *model;       /* the session's default */
     const char *home;        /* private HOME */
     const char *socket_path; /* the relay's unix socket */
-    const char *pass_env;    /* comma-separated names handed on from our environment; may be "" */
+    const char *pass_env;    /* comma-separated names handed on from our environment; may be "".
+                              * At most 70; none can replace what a worker must have */
 };
 
 struct cli_command {
     const char *argv[24];
-    const char *envp[48];
-    char *owned[24]; /* the strings made for it */
+    const char *envp[96];
+    char *owned[72]; /* the strings made for it */
 };
 
 void cli_launch_command(const struct cli_launch *l, struct cli_command *ret);

@@ -61,6 +61,7 @@ struct cli_msg {
 
 void cli_decode(struct str line, struct cli_msg *ret_msg);
 void cli_msg_release(struct cli_msg *msg);
+void cli_decode_forget(void); /* at the end of the process: frees what is kept between lines */
 
 /* --- a message put together from its stream events --------------------------------------- */
 struct cli_message {

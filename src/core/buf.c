@@ -1,6 +1,8 @@
 /* buf.c - growable bytes with a limit; see the header for the contract. */
 #include "core/buf.h"
 
+#define FIRST_CAP 256 /* most replies and log lines fit without growing twice */
+
 void buf_init(struct buf *b, size_t max)
 {
     *b = (struct buf){.max = max};
@@ -29,7 +31,7 @@ bool buf_reserve(struct buf *b, size_t n)
         return false;
     }
     if (need + 1 > b->cap) {
-        size_t cap = b->cap ? b->cap : 64;
+        size_t cap = b->cap ? b->cap : FIRST_CAP;
         while (cap < need + 1)
             cap *= 2;
         b->data = x_realloc(b->data, cap);

@@ -62,8 +62,18 @@ static bool parse_tail(const char *s, int *ret_ms, int *ret_offset_min)
         if (i != 3 && !isdigit((unsigned char)s[i]))
             return false;
     }
-    int minutes = ((s[1] - '0') * 10 + s[2] - '0') * 60 + (s[4] - '0') * 10 + s[5] - '0';
-    *ret_offset_min = *s == '-' ? -minutes : minutes;
+    int hours = (s[1] - '0') * 10 + s[2] - '0', minutes = (s[4] - '0') * 10 + s[5] - '0';
+    *ret_offset_min = (*s == '-' ? -1 : 1) * (hours * 60 + minutes);
+    return hours < 24 && minutes < 60;
+}
+
+/* strptime() also takes spaces and single digits: the shape is checked first. */
+static bool has_shape(const char *text, const char *shape)
+{
+    for (; *shape; shape++, text++) {
+        if (*shape == '9' ? !isdigit((unsigned char)*text) : *text != *shape)
+            return false;
+    }
     return true;
 }
 
@@ -71,13 +81,15 @@ bool clock_parse_rfc3339(const char *text, int64_t *ret_wall_ms)
 {
     struct tm tm = {0};
     int ms = 0, offset = 0;
+    if (!has_shape(text, "9999-99-99") || (text[10] && !has_shape(text + 10, "T99:99:99")))
+        return false;
     const char *rest = strptime(text, "%Y-%m-%d", &tm);
-    if (!rest || rest - text != 10)
+    if (!rest)
         return false;
     int mday = tm.tm_mday;
     if (*rest) {
-        if (*rest != 'T' || !(rest = strptime(rest + 1, "%H:%M:%S", &tm)) ||
-            !parse_tail(rest, &ms, &offset))
+        rest = strptime(rest + 1, "%H:%M:%S", &tm);
+        if (!rest || tm.tm_sec > 60 || !parse_tail(rest, &ms, &offset))
             return false;
     }
     time_t sec = timegm(&tm);

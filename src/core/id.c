@@ -1,7 +1,11 @@
 /* id.c - random identifiers. Bytes are drawn in blocks: one call per id would be a system call. */
 #include "core/id.h"
 
+#include "core/clock.h"
+
 #include <sodium.h>
+
+#define REQUEST_TIME_LEN 7 /* milliseconds in base 62, enough until the year 2081 */
 
 static const char alphabet[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
@@ -26,12 +30,37 @@ static void random_bytes(unsigned char *out, size_t n)
     }
 }
 
+/* Version 7 with the method of RFC 9562, section 6.2 (fixed-length dedicated counter): the 12 bits
+ * after the time count within a millisecond, starting anywhere in the lower half. */
+static uint64_t next_time_and_counter(unsigned *ret_counter)
+{
+    static uint64_t last_ms;
+    static unsigned counter;
+    uint64_t now = (uint64_t)clock_wall_ms();
+    if (now > last_ms) {
+        unsigned char start[2];
+        random_bytes(start, sizeof(start));
+        counter = (start[0] | (unsigned)start[1] << 8) & 0x7FF;
+        last_ms = now;
+    } else if (++counter > 0xFFF) { /* the clock went back, or 2,000 ids in a millisecond */
+        last_ms++;
+        counter = 0;
+    }
+    *ret_counter = counter;
+    return last_ms;
+}
+
 const char *id_uuid(char out[ID_UUID_SIZE])
 {
     static const char hex[] = "0123456789abcdef";
     unsigned char b[16];
-    random_bytes(b, sizeof(b));
-    b[6] = (unsigned char)((b[6] & 0x0F) | 0x40);
+    unsigned counter;
+    uint64_t ms = next_time_and_counter(&counter);
+    random_bytes(b + 8, 8);
+    for (int i = 0; i < 6; i++)
+        b[i] = (unsigned char)(ms >> (40 - 8 * i));
+    b[6] = (unsigned char)(0x70 | counter >> 8);
+    b[7] = (unsigned char)(counter & 0xFF);
     b[8] = (unsigned char)((b[8] & 0x3F) | 0x80);
     char *p = out;
     for (size_t i = 0; i < sizeof(b); i++) {
@@ -57,7 +86,10 @@ void id_alnum(char *out, size_t n)
 
 const char *id_request(char out[ID_REQUEST_SIZE])
 {
+    uint64_t ms = (uint64_t)clock_wall_ms();
     memcpy(out, "req_", 4);
-    id_alnum(out + 4, ID_REQUEST_SIZE - 5);
+    for (int i = REQUEST_TIME_LEN - 1; i >= 0; i--, ms /= 62)
+        out[4 + i] = alphabet[ms % 62];
+    id_alnum(out + 4 + REQUEST_TIME_LEN, ID_REQUEST_SIZE - 5 - REQUEST_TIME_LEN);
     return out;
 }

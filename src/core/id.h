@@ -7,11 +7,12 @@
 void id_init(void);
 
 #define ID_UUID_SIZE 37
-/* RFC 9562 version 4, lower case; returns out. */
+/* RFC 9562 version 7, lower case: time-ordered, so that rows made together stand together in an
+ * index (random ids cost a page write each), with 62 random bits and more. Returns out. */
 const char *id_uuid(char out[ID_UUID_SIZE]);
 
 #define ID_REQUEST_SIZE 29
-/* "req_" + 24 characters of [0-9A-Za-z]; returns out. */
+/* "req_" + 24 characters of [0-9A-Za-z], the first 7 of them the time; returns out. */
 const char *id_request(char out[ID_REQUEST_SIZE]);
 
 /* n random characters of [0-9A-Za-z] and a NUL: out holds n+1. 62^43 > 2^256. */

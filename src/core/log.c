@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -22,7 +23,8 @@ static struct {
     struct loop *loop;
     bool flush_queued;
     struct {
-        int fd; /* -1: closed */
+        int fd;    /* -1: closed */
+        bool torn; /* the last write ended inside a line */
         struct buf buf;
     } sink[SINK_COUNT];
 } lg = {.level = LOG_INFO,
@@ -57,6 +59,7 @@ static int open_file(int sink, struct err *err)
         if (lg.sink[sink].fd >= 0)
             close(lg.sink[sink].fd);
         lg.sink[sink].fd = fd;
+        lg.sink[sink].torn = false;
     }
     free(path);
     return rc;
@@ -89,6 +92,8 @@ static void write_sink(int i)
 {
     struct buf *b = &lg.sink[i].buf;
     size_t done = 0;
+    if (lg.sink[i].torn && lg.sink[i].fd >= 0 && write(lg.sink[i].fd, "\n", 1) == 1)
+        lg.sink[i].torn = false; /* what follows is a line of its own again */
     while (done < b->len && lg.sink[i].fd >= 0) {
         ssize_t n = write(lg.sink[i].fd, b->data + done, b->len - done);
         if (n < 0 && errno == EINTR)
@@ -97,6 +102,8 @@ static void write_sink(int i)
             break; /* a full disk must not stop the service */
         done += (size_t)n;
     }
+    if (done && b->data[done - 1] != '\n')
+        lg.sink[i].torn = true;
     buf_clear(b);
 }
 
@@ -146,7 +153,10 @@ static void add_json_value(struct buf *b, const struct log_field *f)
         buf_printf(b, "%lld", (long long)f->i);
         break;
     case LOG_F_REAL:
-        buf_printf(b, "%.6g", f->d);
+        if (isfinite(f->d))
+            buf_printf(b, "%.6g", f->d);
+        else
+            buf_adds(b, "null"); /* JSON knows no infinity */
         break;
     case LOG_F_BOOL:
         buf_adds(b, f->i ? "true" : "false");

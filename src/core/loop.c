@@ -1,8 +1,9 @@
 /* loop.c - event loop wrapper: deferred calls, timers, and the hand-over to worker threads.
  *
  * The deferred list is run by one event that is made active by the first entry; entries added
- * while it runs are for the next turn. The work pool has one mutex for its two lists; finished
- * items are announced through an eventfd. */
+ * while it runs are for the next turn, after a look at sockets and timers: an event made active
+ * inside a callback would run in the same turn. The work pool has one mutex for its two lists;
+ * finished items are announced through an eventfd. */
 #include "core/loop.h"
 
 #include "core/list.h"
@@ -25,13 +26,16 @@ struct loop {
     struct event *defer_ev;
     struct list deferred;
     struct list spare; /* unused struct deferred, kept for the hot path */
+    bool running_deferred;
 };
 
 static void run_deferred(evutil_socket_t fd, short what, void *ctx)
 {
+    static const struct timeval next_turn = {0, 0};
     struct loop *loop = ctx;
     (void)fd;
     (void)what;
+    loop->running_deferred = true;
     for (size_t n = loop->deferred.len; n > 0; n--) {
         struct node *node = list_pop_front(&loop->deferred);
         BUG_ON(!node);
@@ -39,8 +43,9 @@ static void run_deferred(evutil_socket_t fd, short what, void *ctx)
         list_push_back(&loop->spare, node);
         d.fn(d.obj);
     }
+    loop->running_deferred = false;
     if (loop->deferred.len)
-        event_active(loop->defer_ev, EV_TIMEOUT, 0);
+        evtimer_add(loop->defer_ev, &next_turn);
 }
 
 struct loop *loop_new(void)
@@ -96,7 +101,7 @@ void loop_defer(struct loop *loop, loop_defer_fn *fn, void *obj)
     d->fn = fn;
     d->obj = obj;
     list_push_back(&loop->deferred, &d->node);
-    if (loop->deferred.len == 1)
+    if (loop->deferred.len == 1 && !loop->running_deferred)
         event_active(loop->defer_ev, EV_TIMEOUT, 0);
 }
 

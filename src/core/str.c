@@ -22,7 +22,7 @@ bool str_ieq_c(struct str a, const char *b)
 bool str_starts(struct str s, const char *prefix)
 {
     size_t n = strlen(prefix);
-    return s.len >= n && memcmp(s.p, prefix, n) == 0;
+    return s.len >= n && (n == 0 || memcmp(s.p, prefix, n) == 0);
 }
 
 struct str str_trim(struct str s)
@@ -44,7 +44,7 @@ struct str str_split(struct str *s, char sep)
         head.len = (size_t)(hit - s->p);
         s->p = hit + 1;
         s->len -= head.len + 1;
-    } else {
+    } else if (s->len) {
         s->p += s->len;
         s->len = 0;
     }

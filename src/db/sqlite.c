@@ -40,6 +40,7 @@ struct db {
     struct sqlite_conn *conn;
     struct op *group[GROUP_MAX];
     size_t group_count; /* 0 = the thread is free */
+    struct timer start; /* what one turn of the loop submits goes into one group */
     int64_t data_version;
 
     struct work *checkpoint_thread;
@@ -152,6 +153,24 @@ static void start_group(struct db *db)
         work_submit(db->thread, run_group, group_done, db);
 }
 
+static void start_now(void *obj)
+{
+    struct db *db = OBJ(obj, struct db, DB_TAG);
+    if (!db->group_count)
+        start_group(db);
+}
+
+/* A group of its own for each operation would cost a wake-up and a commit each. */
+static void start_soon(struct db *db)
+{
+    if (db->group_count)
+        return; /* group_done() takes what has come */
+    if (db->closing)
+        start_group(db); /* the loop may not run any more */
+    else if (!timer_pending(&db->start))
+        timer_set(&db->start, 0);
+}
+
 static struct op *submit(struct db *db, const struct db_stmt *stmts, size_t count)
 {
     struct op *op = op_new(stmts, count);
@@ -175,8 +194,7 @@ void db_batch(struct db *db, const struct db_stmt *stmts, size_t count, db_done_
     struct op *op = submit(db, stmts, count);
     op->done = done;
     op->ctx = ctx;
-    if (!db->group_count)
-        start_group(db);
+    start_soon(db);
 }
 
 void db_query(struct db *db, const char *sql, const struct db_param *params, size_t count,
@@ -194,8 +212,7 @@ void db_poll_changed(struct db *db, db_changed_fn *done, void *ctx)
     struct op *op = submit(db, &stmt, 1);
     op->changed = done;
     op->ctx = ctx;
-    if (!db->group_count)
-        start_group(db);
+    start_soon(db);
 }
 
 #define WAIT_TAG TAG4('d', 'b', 'w', 't')
@@ -303,6 +320,7 @@ struct db *db_open(struct loop *loop, const char *url, struct err *err)
     *db = (struct db){.tag = DB_TAG, .loop = loop, .conn = conn, .path = x_strdup(path)};
     list_init(&db->queue);
     db->checkpoint_at = CHECKPOINT_PAGES;
+    timer_init(&db->start, loop, start_now, db);
     db->thread = work_new(loop, "db", 1);
     db->checkpoint_thread = work_new(loop, "db-checkpoint", 1);
     if (read_data_version(db, err) == 0)
@@ -317,6 +335,8 @@ void db_close(struct db *db)
         return;
     BUG_ON(db->group_count && !work_pending(db->thread)); /* called from a done() */
     db->closing = true;
+    timer_release(&db->start);
+    start_now(db);
     work_free(db->checkpoint_thread); /* first: groups may be waiting for it */
     work_free(db->thread);
     BUG_ON(db->queue.len || db->group_count);

@@ -111,7 +111,7 @@ static void dispatch_now(void *obj)
 
 static void dispatch_soon(struct pool *p)
 {
-    if (p->dispatch_queued)
+    if (p->dispatch_queued || (p->stopping && !p->queue.len))
         return;
     p->dispatch_queued = true;
     loop_defer(p->loop, dispatch_now, p);

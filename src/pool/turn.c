@@ -117,6 +117,10 @@ static int api_error(const struct turn *t, const struct cli_msg *msg, struct err
     const struct relay_turn *r = &t->relay;
     if (r->failure == RELAY_TIMED_OUT)
         return err_set(err, ERR_TIMEOUT, "The upstream API did not answer in time");
+    if (r->failure == RELAY_UNREACHABLE && r->status)
+        return err_set(err, ERR_UPSTREAM, "The upstream API broke off in the middle of its answer");
+    if (r->status / 100 == 3)
+        return err_set(err, ERR_UPSTREAM, "Upstream answered %d, a redirect", r->status);
     if (r->failure == RELAY_UNREACHABLE)
         return err_set(err, ERR_UPSTREAM_UNREACHABLE, "The upstream API could not be reached");
     if (r->status >= 400)
@@ -144,12 +148,17 @@ static void add_usage(struct turn *t, struct turn_result *ret)
     bool relayed = r->calls > 0;
     ret->input_tokens = tokens(relayed, r->input_tokens, t->seen_input);
     ret->output_tokens = tokens(relayed, r->output_tokens, t->seen_output);
-    ret->cache_creation_tokens =
-        tokens(relayed, r->cache_creation_tokens, t->seen_cache_creation);
+    ret->cache_creation_tokens = tokens(relayed, r->cache_creation_tokens, t->seen_cache_creation);
     ret->cache_read_tokens = tokens(relayed, r->cache_read_tokens, t->seen_cache_read);
     ret->estimated = r->estimated;
     ret->upstream_calls = relayed ? r->calls : t->seen_messages;
     ret->retries = r->retries + (t->attempts > 1 ? t->attempts - 1 : 0);
+}
+
+/* Upstream finished a message, and all of it was handed out. */
+static bool answer_is_whole(const struct turn *t)
+{
+    return t->relay.answered && t->seen_messages > 0 && t->message.stop_reason[0];
 }
 
 void turn_conclude(struct turn *t, const struct cli_msg *msg, const struct err *why,
@@ -163,6 +172,8 @@ void turn_conclude(struct turn *t, const struct cli_msg *msg, const struct err *
     snprintf(ret->cli_session_id, sizeof(ret->cli_session_id), "%s", t->cli_session_id);
     if (t->cancelled)
         ret->err = t->cancel_err;
+    else if (answer_is_whole(t) && !t->message.too_large)
+        ret->ok = true; /* whatever the CLI made of it, or whether it died afterwards */
     else if (!msg)
         ret->err = *why;
     else if (msg->is_error && !str_eq_c(str_c(ret->stop_reason), "refusal"))

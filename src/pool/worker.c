@@ -50,6 +50,7 @@ struct worker_private {
     struct buf out;
     size_t history_at; /* next message of the turn's history to write */
     bool model_asked;
+    bool heard; /* a line came since the question was written */
     int64_t turn_started_ms, last_line_ms;
     struct err end_err; /* why it ends, when we decided so */
 };
@@ -141,6 +142,13 @@ static void conclude(struct worker *w, const struct cli_msg *msg, const struct e
 
 /* --- preparing --------------------------------------------------------------------------- */
 
+/* A living process announces a turn within milliseconds, long before upstream says anything. */
+static int64_t first_line_limit(const struct worker_private *p)
+{
+    int64_t prepare = p->opts->prepare_timeout_ms, silence = p->opts->silence_timeout_ms;
+    return prepare < silence ? prepare : silence;
+}
+
 static void write_question(struct worker *w)
 {
     struct worker_private *p = w->priv;
@@ -148,10 +156,11 @@ static void write_question(struct worker *w)
     cli_put_user(&p->out, t->content, true);
     set_state(w, WORKER_RUNNING);
     p->turn_started_ms = p->last_line_ms = clock_mono_ms();
+    p->heard = false;
     flush_out(w);
     if (w->state != WORKER_RUNNING)
         return;
-    timer_set(&p->deadline, p->opts->silence_timeout_ms);
+    timer_set(&p->deadline, first_line_limit(p));
     t->ops->started(t->ctx);
 }
 
@@ -295,6 +304,7 @@ static void on_line(void *ctx, struct str line)
     struct worker_private *p = w->priv;
     struct cli_msg msg;
     p->last_line_ms = clock_mono_ms();
+    p->heard = true;
     cli_decode(line, &msg);
     switch (msg.kind) {
     case CLI_STREAM:
@@ -352,6 +362,11 @@ static void running_deadline(struct worker *w)
     struct worker_private *p = w->priv;
     int64_t now = clock_mono_ms();
     int64_t quiet = now - p->last_line_ms, total = now - p->turn_started_ms;
+    if (!p->heard) { /* nothing was begun: the turn can be tried elsewhere */
+        err_set(&p->end_err, ERR_WORKER, "it did not react to a question");
+        worker_end(w, "question_timeout");
+        return;
+    }
     if (total >= p->opts->turn_timeout_ms) {
         interrupt_for_time(w, "it ran", total);
         return;

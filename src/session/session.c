@@ -2,7 +2,8 @@
  *
  * An entry is in the hash while it is cached; a busy one is never evicted, so two turns of one
  * session always meet in the same object and the second is told "busy". Lookups of one id that
- * is being loaded are joined by the busy rule too: the loading placeholder counts as busy. */
+ * is being loaded are joined by the busy rule too: the loading placeholder counts as busy. The
+ * owner is part of the hash's key: a stranger's lookup of a known id never meets the owner's. */
 #include "session/session.h"
 
 #include "core/clock.h"
@@ -17,7 +18,13 @@
 #define CACHE_BYTES  ((size_t)128 << 20)
 #define SWEEP_MS     60000
 
+struct cache_key { /* zeroed first: compared as bytes */
+    char id[ID_UUID_SIZE];
+    char owner[ID_UUID_SIZE];
+};
+
 struct session_private {
+    struct cache_key key;
     struct sessions *owner;
     struct node node; /* recency: front = used longest ago */
     UT_hash_handle hh;
@@ -58,6 +65,15 @@ static void free_session(struct session *s)
     free(s);
 }
 
+static struct cache_key cache_key(const char *id, const char *owner)
+{
+    struct cache_key key;
+    memset(&key, 0, sizeof(key));
+    snprintf(key.id, sizeof(key.id), "%s", id);
+    snprintf(key.owner, sizeof(key.owner), "%s", owner);
+    return key;
+}
+
 static struct session *new_session(struct sessions *ss, const char *id, const char *api_key_id)
 {
     struct session *s = x_calloc(1, sizeof(*s));
@@ -71,7 +87,8 @@ static struct session *new_session(struct sessions *ss, const char *id, const ch
     s->busy = true;
     p->owner = ss;
     p->session = s;
-    HASH_ADD_KEYPTR(hh, ss->by_id, s->id, strlen(s->id), p);
+    p->key = cache_key(id, api_key_id);
+    HASH_ADD(hh, ss->by_id, key, sizeof(p->key), p);
     return s;
 }
 
@@ -151,11 +168,8 @@ static void on_found(void *ctx, const struct session_row *row, const struct err 
 }
 
 /* A cached session: 0 and busy, or -1. */
-static int take_cached(struct sessions *ss, struct session *s, const char *api_key_id,
-                       struct err *err)
+static int take_cached(struct sessions *ss, struct session *s, struct err *err)
 {
-    if (strcmp(s->api_key_id, api_key_id) != 0)
-        return not_found(err);
     if (s->busy) {
         err_set(err, ERR_SESSION_BUSY, "sessionId: another turn of this session is running");
         err->retry_after_s = 1;
@@ -178,10 +192,11 @@ void session_open(struct sessions *ss, const char *id, const char *api_key_id,
 {
     struct session_private *p;
     struct err err;
-    HASH_FIND_STR(ss->by_id, id, p);
+    struct cache_key key = cache_key(id, api_key_id);
+    HASH_FIND(hh, ss->by_id, &key, sizeof(key), p);
     if (p) {
         struct session *s = p->session;
-        bool ok = take_cached(ss, s, api_key_id, &err) == 0;
+        bool ok = take_cached(ss, s, &err) == 0;
         done(ctx, ok ? s : NULL, ok ? NULL : &err);
         return;
     }
@@ -223,7 +238,8 @@ void session_commit(struct session *s, const struct session_turn *turn, store_do
     s->system = system;
     snprintf(s->conversation_id, sizeof(s->conversation_id), "%s", turn->conversation_id);
     append_message(s, "user", turn->user);
-    append_message(s, "assistant", turn->assistant);
+    if (json_array_size(turn->assistant) > 0)
+        append_message(s, "assistant", turn->assistant);
     s->last_accessed_at = clock_wall_ms();
     json_t *row_json = json_pack("{s:s, s:O?, s:O}", "model", s->model, "system", s->system,
                                  "messages", s->messages);

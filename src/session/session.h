@@ -44,7 +44,7 @@ const char *session_tag(const struct session *session, size_t messages, char out
 struct session_turn {
     const char *model, *conversation_id;
     json_t *system;           /* string or NULL; referenced */
-    json_t *user, *assistant; /* content arrays; referenced */
+    json_t *user, *assistant; /* content arrays; referenced. An empty answer leaves no message */
 };
 /* Appends a finished turn and saves the row. done always runs, later; err when the row could not
  * be written (the session goes on in memory). */

@@ -165,6 +165,10 @@ static void over(struct call *call)
 {
     BUG_ON(call->state == CALL_OVER || call->ex);
     add_numbers(call);
+    if (!call->count_tokens) {
+        call->home->settled = true;
+        call->turn->answered = call->meter.stopped && call->status / 100 == 2;
+    }
     call->state = CALL_OVER;
     call->turn = NULL;
     unhook(call);

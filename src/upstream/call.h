@@ -12,6 +12,7 @@ struct evhttp_request;
 struct call_home {
     struct upstream *up;
     struct list calls; /* of struct call */
+    bool settled;      /* the turn has had its answer, or its failure */
 };
 
 void call_home_init(struct call_home *home, struct upstream *up);

@@ -40,12 +40,27 @@ static struct metric refused_total = {
     .type = METRIC_COUNTER,
 };
 
+static struct metric extra_total = {
+    .name = "claudegate_relay_extra_calls_total",
+    .help = "Calls refused because their turn had its answer already: one question, one answer.",
+    .type = METRIC_COUNTER,
+};
+
 static void refuse(struct evhttp_request *req, const char *path)
 {
     metric_add(&refused_total, 1);
     log_info("relay refused a worker's request: no turn is open",
              LF_STR("path", str_n(path, strnlen(path, 100))));
     call_refuse(req, 403, "permission_error", "no turn is open");
+}
+
+/* The CLI asks again by itself: after a 404, after an empty answer. Nobody ordered that call, and
+ * it would be billed. */
+static void refuse_extra(struct evhttp_request *req, const char *path)
+{
+    metric_add(&extra_total, 1);
+    log_debug("relay refused a hidden extra call", LF_STR("path", str_n(path, strnlen(path, 100))));
+    call_refuse(req, 400, "invalid_request_error", "this turn has had its answer");
 }
 
 static void serve_messages(struct relay *r, struct evhttp_request *req, const char *path)
@@ -55,6 +70,8 @@ static void serve_messages(struct relay *r, struct evhttp_request *req, const ch
         call_refuse(req, 404, "not_found_error", "the relay serves /v1/messages only");
     else if (!r->turn)
         refuse(req, path);
+    else if (r->home.settled)
+        refuse_extra(req, path);
     else if (r->home.calls.len >= MAX_CALLS)
         call_refuse(req, 429, "rate_limit_error", "too many calls at once in this turn");
     else
@@ -119,6 +136,7 @@ struct relay *relay_new(struct upstream *up, const char *socket_path, struct err
     r->path = x_strdup(socket_path);
     call_home_init(&r->home, up);
     metric_register(&refused_total);
+    metric_register(&extra_total);
     open_http(r, fd);
     return r;
 }
@@ -127,6 +145,8 @@ void relay_begin_turn(struct relay *r, struct relay_turn *turn)
 {
     BUG_ON(r->turn || r->home.calls.len);
     r->turn = turn;
+    r->home.settled = false;
+    turn->answered = false;
 }
 
 void relay_end_turn(struct relay *r)

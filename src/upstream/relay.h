@@ -35,25 +35,31 @@ void upstream_free(struct upstream *up);
  * adds what is still missing. Calls to count_tokens leave no trace here but in `calls`. */
 struct relay_turn {
     /* in: */
-    json_t *params;      /* object, keys set in the request's top level (temperature,
-                            max_tokens, stop_sequences, ...); a null value removes the key; NULL = none */
-    json_t *system;      /* array of blocks appended to the request's `system`; NULL = none */
+    json_t
+        *params;            /* object, keys set in the request's top level (temperature,
+                               max_tokens, stop_sequences, ...); a null value removes the key; NULL = none */
+    json_t *system;         /* array of blocks appended to the request's `system`; NULL = none */
     const char *request_id; /* for logs */
     /* out: */
-    int calls;           /* requests forwarded (retries not counted) */
+    int calls; /* requests forwarded (retries not counted) */
     int retries;
     int64_t input_tokens, output_tokens, cache_creation_tokens, cache_read_tokens;
-    bool estimated;      /* a call was cut off before its final usage: output is an estimate,
-                            one token per 4 bytes of text seen, at least what was reported */
-    char stop_reason[40];/* of the last call, the true one; "" = none seen */
-    int status;          /* HTTP status of the last call; 0 = none. A stream that opened with an
-                            error event has that error's status (overloaded_error: 529) */
-    int retry_after_s;   /* of the last non-2xx response, 0 = none */
+    bool answered;        /* a whole message came and was passed on; further calls are refused */
+    bool estimated;       /* a call was cut off before its final usage: output is an estimate,
+                             one token per 4 bytes of text seen, at least what was reported */
+    char stop_reason[40]; /* of the last call, the true one; "" = none seen */
+    int status;           /* HTTP status of the last call; 0 = none. A stream that opened with an
+                             error event has that error's status (overloaded_error: 529) */
+    int retry_after_s;    /* of the last non-2xx response, 0 = none */
     char upstream_request_id[64];
     char error_type[48]; /* error.type and error.message of the last non-2xx or `event: error` */
     char error_message[300];
-    enum { RELAY_OK, RELAY_UNREACHABLE, RELAY_TIMED_OUT } failure; /* of the last call: no
-                            response at all, or (with status 2xx) one that was cut or fell silent */
+    enum {
+        RELAY_OK,
+        RELAY_UNREACHABLE,
+        RELAY_TIMED_OUT
+    } failure; /* of the last call: no
+response at all, or (with status 2xx) one that was cut or fell silent */
 };
 
 struct relay;

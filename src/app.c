@@ -1,0 +1,567 @@
+/* app.c - start-up, signals and shutdown of the server.
+ *
+ * Start: data directory and lock, logs, the claude program, database, usage journal (rows of an
+ * earlier run go to the database first), the day's counters from the database, upstream or demo,
+ * pool, and only then the listener. Stop: no new work, running turns up to the deadline, journal
+ * to the database, workers reaped, then everything is freed in the reverse order. */
+#include "app.h"
+
+#include "api/routes.h"
+#include "cli/launch.h"
+#include "cli/protocol.h"
+#include "cmd/cmd.h"
+#include "cmd/make_key.h"
+#include "core/clock.h"
+#include "core/log.h"
+#include "gateway/gateway.h"
+#include "metrics/metrics.h"
+#include "upstream/standin.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define APP_TAG            TAG4('A', 'P', 'P', '_')
+#define ANTHROPIC_URL      "https://api.anthropic.com"
+#define ABORT_GRACE_MS     5000 /* after the drain deadline: interrupts to take effect */
+#define FLUSH_TIMEOUT_MS   5000
+#define CLOSE_TIMEOUT_MS   2000
+#define CLOSE_POLL_MS      20
+#define ADMIN_COST         12
+#define DEMO_WORD_DELAY_MS 15
+
+enum phase { PHASE_SERVING, PHASE_DRAINING, PHASE_FLUSHING, PHASE_CLOSING, PHASE_STOPPING };
+
+struct app {
+    uint32_t tag;
+    const struct app_opts *opts;
+    const struct conf *conf;
+    struct loop *loop;
+    struct gateway gw;
+    struct standin *standin;
+    struct upstream *upstream;
+    char *claude_bin, *claude_version, *run_dir, *base_url;
+    int lock_fd;
+    struct event *sig_term, *sig_int, *sig_hup;
+    struct timer deadline;
+    enum phase phase;
+    int64_t closing_until_ms;
+    char admin_password[32], first_key[KEY_TEXT_SIZE];
+};
+
+/* --- directories, lock, logs ------------------------------------------------------------- */
+
+static int make_data_dir(struct app *a, struct err *err)
+{
+    const char *dir = a->conf->data_dir;
+    if (mkdir(dir, 0700) != 0 && errno != EEXIST)
+        return err_set(err, ERR_IO, "cannot create data_dir '%s': %s", dir, strerror(errno));
+    char *path = x_printf("%s/lock", dir);
+    a->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    int rc = 0;
+    if (a->lock_fd < 0)
+        rc = err_set(err, ERR_IO, "cannot open '%s': %s", path, strerror(errno));
+    else if (flock(a->lock_fd, LOCK_EX | LOCK_NB) != 0)
+        rc =
+            err_set(err, ERR_CONFLICT, "another claudegate already serves from data_dir '%s'", dir);
+    free(path);
+    return rc;
+}
+
+static int open_logs(const struct conf *conf, struct err *err)
+{
+    struct log_opts o = {.console = conf->log.console};
+    AUTO(free_charp) char *own_dir = x_printf("%s/logs", conf->data_dir);
+    if (!log_level_parse(conf->log.level, &o.level))
+        return err_set(err, ERR_CONFIG, "log.level: unknown level '%s'", conf->log.level);
+    if (strcmp(conf->log.dir, "none") != 0)
+        o.dir = conf->log.dir[0] ? conf->log.dir : own_dir;
+    return log_open(&o, err);
+}
+
+/* Sockets must have short paths (108 bytes): the data directory if it is short enough. */
+static char *choose_run_dir(const struct conf *conf)
+{
+    char *full = realpath(conf->data_dir, NULL);
+    char *dir = x_printf("%s/run", full ? full : conf->data_dir);
+    free(full);
+    if (strlen(dir) <= 70)
+        return dir;
+    free(dir);
+    const char *tmp = getenv("TMPDIR");
+    char *template = x_printf("%s/claudegate-XXXXXX", tmp && tmp[0] ? tmp : "/tmp");
+    if (!mkdtemp(template))
+        log_error("cannot make a run directory", LF_S("path", template));
+    return template;
+}
+
+/* --- the claude program and where it talks to -------------------------------------------- */
+
+static int find_claude(struct app *a, struct err *err)
+{
+    a->claude_bin = cli_find_program(a->conf->claude.bin, err);
+    if (!a->claude_bin)
+        return -1;
+    a->claude_version = cli_program_version(a->claude_bin, err);
+    if (!a->claude_version)
+        return err_prefix(err, "the claude program does not run");
+    if (strcmp(a->claude_version, CLI_VERSION_PINNED) != 0)
+        log_warn("this version of claude was not tested with this server",
+                 LF_S("found", a->claude_version), LF_S("tested", CLI_VERSION_PINNED));
+    return 0;
+}
+
+static bool has_credential(const struct conf *conf)
+{
+    return conf->upstream.api_key[0] || conf->upstream.auth_token[0];
+}
+
+static int start_demo(struct app *a, struct err *err)
+{
+    struct standin_opts so = {.listen = "127.0.0.1:0", .word_delay_ms = DEMO_WORD_DELAY_MS};
+    a->standin = standin_new(a->loop, &so, err);
+    if (!a->standin)
+        return -1;
+    a->base_url = x_strdup(standin_url(a->standin));
+    a->gw.upstream_kind = "demo";
+    log_warn("DEMO: no Anthropic credential is configured; answers come from the built-in demo "
+             "upstream, not from Claude. Set ANTHROPIC_API_KEY to serve for real.");
+    return 0;
+}
+
+static int choose_upstream(struct app *a, struct err *err)
+{
+    const struct conf *c = a->conf;
+    bool custom = strcmp(c->upstream.base_url, ANTHROPIC_URL) != 0;
+    a->gw.upstream_kind = custom ? "custom" : "anthropic";
+    if (!has_credential(c) && !custom) {
+        if (a->opts->demo || c->upstream.demo == DEMO_AUTO)
+            return start_demo(a, err);
+        return err_set(err, ERR_CONFIG,
+                       "no Anthropic credential is configured: set ANTHROPIC_API_KEY (or "
+                       "upstream.api_key), or start with --demo to try the server without one");
+    }
+    if (!has_credential(c))
+        log_warn("no credential is configured for the upstream; requests carry none",
+                 LF_S("base_url", c->upstream.base_url));
+    a->base_url = x_strdup(c->upstream.base_url);
+    return 0;
+}
+
+static int open_upstream(struct app *a, struct err *err)
+{
+    const struct conf *c = a->conf;
+    if (choose_upstream(a, err) != 0)
+        return -1;
+    bool demo = a->standin != NULL;
+    struct upstream_opts o = {.base_url = a->base_url,
+                              .api_key = demo ? "demo" : c->upstream.api_key,
+                              .auth_token = demo ? NULL : c->upstream.auth_token,
+                              .connect_timeout_ms = c->upstream.connect_timeout_ms,
+                              .first_byte_timeout_ms = c->upstream.first_byte_timeout_ms,
+                              .idle_timeout_ms = c->upstream.idle_timeout_ms,
+                              .max_retries = (int)c->upstream.max_retries};
+    a->upstream = upstream_new(a->loop, &o, err);
+    return a->upstream ? 0 : -1;
+}
+
+/* --- first start ------------------------------------------------------------------------- */
+
+struct counted {
+    struct cmd_wait wait;
+    int64_t count;
+};
+
+static void on_count(void *ctx, int64_t count, const struct err *err)
+{
+    struct counted *c = ctx;
+    c->count = count;
+    cmd_answered(&c->wait, err);
+}
+
+static void on_admin(void *ctx, const struct user *user, const struct err *err)
+{
+    (void)user;
+    cmd_answered(ctx, err);
+}
+
+static int make_admin(struct app *a)
+{
+    struct cmd_wait wait = {.loop = a->loop};
+    id_alnum(a->admin_password, 20);
+    struct user u = {.name = x_strdup("admin"),
+                     .role = x_strdup("owner"),
+                     .password_hash = auth_bcrypt(a->admin_password, ADMIN_COST),
+                     .created_at = clock_wall_ms()};
+    id_uuid(u.id);
+    user_insert(a->gw.db, &u, on_admin, &wait);
+    int rc = cmd_wait_run(&wait);
+    free(u.name);
+    free(u.role);
+    free(u.password_hash);
+    return rc;
+}
+
+static int bootstrap(struct app *a)
+{
+    struct counted c = {.wait.loop = a->loop};
+    user_count(a->gw.db, on_count, &c);
+    if (cmd_wait_run(&c.wait) != 0)
+        return -1;
+    if (c.count > 0)
+        return 0;
+    if (make_admin(a) != 0)
+        return -1;
+    struct api_key key;
+    struct new_key what = {.name = "first key", .user = "admin"};
+    new_key_defaults(a->conf, &key);
+    int rc = new_key_insert(a->loop, a->gw.db, &what, &key, a->first_key);
+    api_key_release(&key);
+    return rc;
+}
+
+/* --- modules ----------------------------------------------------------------------------- */
+
+struct restore {
+    struct cmd_wait wait;
+    struct app *app;
+};
+
+static void on_sums(void *ctx, const struct usage_sum *sums, size_t count, const struct err *err)
+{
+    struct restore *r = ctx;
+    for (size_t i = 0; i < count && !err; i++)
+        limit_restore(r->app->gw.limits, sums[i].api_key_id, sums[i].requests, sums[i].tokens,
+                      clock_wall_ms());
+    cmd_answered(&r->wait, err);
+}
+
+static void on_journal(void *ctx, const struct err *err)
+{
+    struct restore *r = ctx;
+    cmd_answered(&r->wait, err);
+}
+
+/* Blocking: what an earlier run left in the journal, then what the day has seen. */
+static int restore_limits(struct app *a)
+{
+    struct restore replay = {.wait.loop = a->loop, .app = a}, sums = replay;
+    journal_flush(a->gw.journal, on_journal, &replay);
+    if (cmd_wait_run(&replay.wait) != 0)
+        return -1;
+    int64_t now = clock_wall_ms();
+    usage_sums_since(a->gw.db, now - now % 86400000, on_sums, &sums);
+    return cmd_wait_run(&sums.wait);
+}
+
+static struct pool *open_pool(struct app *a, struct err *err)
+{
+    const struct conf *c = a->conf;
+    int64_t cores = sysconf(_SC_NPROCESSORS_ONLN);
+    struct pool_opts o = {.upstream = a->upstream,
+                          .claude_bin = a->claude_bin,
+                          .model = c->claude.model,
+                          .pass_env = c->claude.pass_env,
+                          .run_dir = a->run_dir,
+                          .max_workers = c->pool.max_workers,
+                          .min_spare = c->pool.min_spare,
+                          .start_concurrency =
+                              c->pool.start_concurrency ? c->pool.start_concurrency : cores,
+                          .max_requests = c->pool.max_requests,
+                          .max_rss_mb = c->pool.max_rss_mb,
+                          .max_age_s = c->pool.max_age,
+                          .idle_timeout_s = c->pool.idle_timeout,
+                          .start_timeout_ms = c->pool.start_timeout_ms,
+                          .prepare_timeout_ms = c->pool.prepare_timeout_ms,
+                          .silence_timeout_ms = c->pool.silence_timeout_ms,
+                          .turn_timeout_ms = c->pool.turn_timeout_ms,
+                          .interrupt_timeout_ms = c->pool.interrupt_timeout_ms,
+                          .queue_max = c->pool.queue_max,
+                          .queue_timeout_ms = c->pool.queue_timeout_ms};
+    return pool_new(a->loop, &o, err);
+}
+
+static struct http_server *open_server(struct app *a, struct err *err)
+{
+    const struct conf *c = a->conf;
+    struct http_opts o = {.listen = c->server.listen,
+                          .max_body_bytes = (size_t)c->server.max_body_bytes,
+                          .max_header_bytes = (size_t)c->server.max_header_bytes,
+                          .idle_timeout_s = (int)c->server.idle_timeout,
+                          .read_timeout_s = (int)c->server.read_timeout,
+                          .max_connections = (int)c->server.max_connections,
+                          .hsts = c->server.hsts,
+                          .routes = api_routes,
+                          .route_count = api_route_count,
+                          .authorise = gateway_authorise,
+                          .ctx = &a->gw};
+    return http_server_new(a->loop, &o, err);
+}
+
+static int open_store(struct app *a, struct err *err)
+{
+    struct gateway *g = &a->gw;
+    AUTO(free_charp) char *url = cmd_database_url(a->conf);
+    AUTO(free_charp) char *journal_dir = x_printf("%s/journal", a->conf->data_dir);
+    g->db = db_open(a->loop, url, err);
+    if (!g->db)
+        return -1;
+    g->journal = journal_open(a->loop, g->db, journal_dir, err);
+    if (!g->journal)
+        return -1;
+    g->limits = limits_new();
+    if (restore_limits(a) != 0)
+        return err_set(err, ERR_UNAVAILABLE, "the database could not be read");
+    return 0;
+}
+
+static int open_all(struct app *a, struct err *err)
+{
+    struct gateway *g = &a->gw;
+    const struct conf *c = a->conf;
+    if (make_data_dir(a, err) != 0 || open_logs(c, err) != 0 || find_claude(a, err) != 0)
+        return -1;
+    a->run_dir = choose_run_dir(c);
+    metrics_register_system(c->data_dir);
+    if (open_store(a, err) != 0 || open_upstream(a, err) != 0)
+        return -1;
+    g->auth = auth_new(a->loop, g->db);
+    g->sessions = sessions_new(a->loop, g->db, c->session.ttl, c->session.max_bytes);
+    g->cli_version = a->claude_version;
+    g->pool = open_pool(a, err);
+    if (!g->pool)
+        return -1;
+    g->server = open_server(a, err);
+    if (!g->server)
+        return -1;
+    /* Last, so that a start that is refused does not use up the key that is shown only once. */
+    if (a->opts->bootstrap && bootstrap(a) != 0)
+        return err_set(err, ERR_UNAVAILABLE, "the database could not be written");
+    return 0;
+}
+
+/* --- stopping ---------------------------------------------------------------------------- */
+
+static void stop_loop(void *obj)
+{
+    struct app *a = OBJ(obj, struct app, APP_TAG);
+    loop_stop(a->loop);
+}
+
+/* Later: it may run before the loop does, which would forget to have been stopped. */
+static void on_pool_stopped(void *ctx)
+{
+    struct app *a = OBJ(ctx, struct app, APP_TAG);
+    loop_defer(a->loop, stop_loop, a);
+}
+
+/* Answers are on their way to the sockets: wait for them, but not for ever. */
+static void close_when_sent(struct app *a)
+{
+    bool sent = http_server_active(a->gw.server) == 0 && http_server_connections(a->gw.server) == 0;
+    if (!sent && clock_mono_ms() < a->closing_until_ms) {
+        timer_set(&a->deadline, CLOSE_POLL_MS);
+        return;
+    }
+    a->phase = PHASE_STOPPING;
+    pool_stop(a->gw.pool, on_pool_stopped, a);
+}
+
+static void begin_closing(struct app *a)
+{
+    a->phase = PHASE_CLOSING;
+    a->closing_until_ms = clock_mono_ms() + CLOSE_TIMEOUT_MS;
+    close_when_sent(a);
+}
+
+static void on_flushed(void *ctx, const struct err *err)
+{
+    struct app *a = OBJ(ctx, struct app, APP_TAG);
+    if (err)
+        log_warn("usage rows stay in the journal for the next start", LF_S("error", err->msg));
+    if (a->phase == PHASE_FLUSHING)
+        begin_closing(a);
+}
+
+static void on_jobs_done(void *ctx)
+{
+    struct app *a = OBJ(ctx, struct app, APP_TAG);
+    if (a->phase != PHASE_DRAINING)
+        return;
+    a->phase = PHASE_FLUSHING;
+    timer_set(&a->deadline, FLUSH_TIMEOUT_MS);
+    journal_flush(a->gw.journal, on_flushed, a);
+}
+
+static void on_deadline(void *obj)
+{
+    struct app *a = OBJ(obj, struct app, APP_TAG);
+    switch (a->phase) {
+    case PHASE_DRAINING:
+        log_warn("drain deadline reached, interrupting what still runs",
+                 LF_I("jobs", a->gw.jobs.len));
+        gateway_abort(&a->gw);
+        break;
+    case PHASE_FLUSHING:
+        begin_closing(a);
+        break;
+    case PHASE_CLOSING:
+        close_when_sent(a);
+        break;
+    case PHASE_SERVING:
+    case PHASE_STOPPING:
+        break;
+    }
+}
+
+static void on_stop_signal(evutil_socket_t sig, short what, void *ctx)
+{
+    struct app *a = OBJ(ctx, struct app, APP_TAG);
+    (void)what;
+    if (a->phase == PHASE_SERVING) {
+        a->phase = PHASE_DRAINING;
+        log_info("stopping: no new work, running turns may finish", LF_I("signal", sig),
+                 LF_I("jobs", a->gw.jobs.len));
+        http_server_drain(a->gw.server);
+        timer_set(&a->deadline, a->conf->server.drain_timeout * 1000);
+        gateway_drain(&a->gw, on_jobs_done, a);
+    } else if (a->phase == PHASE_DRAINING) { /* asked twice: do not wait */
+        gateway_abort(&a->gw);
+    }
+}
+
+static void on_hup(evutil_socket_t sig, short what, void *ctx)
+{
+    struct err err;
+    (void)sig;
+    (void)what;
+    (void)ctx;
+    if (log_reopen(&err) != 0)
+        log_error("log files could not be reopened", LF_S("error", err.msg));
+    else
+        log_info("log files reopened");
+}
+
+static struct event *on_signal(struct app *a, int sig, event_callback_fn fn)
+{
+    struct event *ev = evsignal_new(loop_base(a->loop), sig, fn, a);
+    BUG_ON(!ev || event_add(ev, NULL) != 0);
+    return ev;
+}
+
+static void watch_signals(struct app *a)
+{
+    a->sig_term = on_signal(a, SIGTERM, on_stop_signal);
+    a->sig_int = on_signal(a, SIGINT, on_stop_signal);
+    a->sig_hup = on_signal(a, SIGHUP, on_hup);
+    timer_init(&a->deadline, a->loop, on_deadline, a);
+}
+
+/* --- the words at the start -------------------------------------------------------------- */
+
+static void print_banner(const struct app *a)
+{
+    const char *url = http_server_address(a->gw.server);
+    bool first = a->first_key[0] != '\0';
+    printf("\nclaudegate %s on http://%s (claude %s, upstream: %s)\n", CG_VERSION, url,
+           a->claude_version, a->gw.upstream_kind);
+    if (a->standin)
+        printf("\nDEMO MODE: no Anthropic credential is configured. Answers come from a built-in "
+               "demo\nupstream, not from Claude. Set ANTHROPIC_API_KEY and start again to serve "
+               "for real.\n");
+    if (first)
+        printf("\nFirst start. Shown only now:\n"
+               "  administrator  admin / %s\n"
+               "  API key        %s\n",
+               a->admin_password, a->first_key);
+    else if (a->opts->bootstrap)
+        printf("\nThe first API key was shown at the first start. Make another with:\n"
+               "  claudegate key create --name NAME\n");
+    printf("\nTry it:\n"
+           "  curl http://%s/api/chat -H 'Authorization: Bearer %s' \\\n"
+           "    -H 'Content-Type: application/json' -d '{\"message\":\"Hello\"}'\n\n",
+           url, first ? a->first_key : "YOUR_KEY");
+    fflush(stdout);
+}
+
+static void free_event(struct event **ev)
+{
+    if (*ev)
+        event_free(*ev);
+    *ev = NULL;
+}
+
+static void close_all(struct app *a)
+{
+    struct gateway *g = &a->gw;
+    http_server_free(g->server);
+    pool_free(g->pool);
+    auth_free(g->auth);
+    if (g->journal)
+        journal_close(g->journal);
+    if (g->db)
+        db_close(g->db);
+    sessions_free(g->sessions);
+    limits_free(g->limits);
+    upstream_free(a->upstream);
+    standin_free(a->standin);
+    free_event(&a->sig_term);
+    free_event(&a->sig_int);
+    free_event(&a->sig_hup);
+    timer_release(&a->deadline);
+    log_set_loop(NULL);
+    loop_free(a->loop);
+    metrics_reset();
+    cli_decode_forget();
+    free(a->claude_bin);
+    free(a->claude_version);
+    free(a->run_dir);
+    free(a->base_url);
+    if (a->lock_fd >= 0)
+        close(a->lock_fd);
+    explicit_bzero(a->first_key, sizeof(a->first_key));
+    explicit_bzero(a->admin_password, sizeof(a->admin_password));
+}
+
+static void serve(struct app *a)
+{
+    watch_signals(a);
+    log_info("ready", LF_S("address", http_server_address(a->gw.server)),
+             LF_S("version", CG_VERSION), LF_S("claude", a->claude_version),
+             LF_S("upstream", a->gw.upstream_kind), LF_I("max_workers", a->conf->pool.max_workers));
+    log_set_loop(a->loop);
+    print_banner(a);
+    loop_run(a->loop);
+    log_info("stopped");
+}
+
+int app_run(const struct app_opts *opts)
+{
+    struct err err;
+    struct app a = {.tag = APP_TAG, .opts = opts, .conf = opts->conf, .lock_fd = -1};
+    a.loop = loop_new();
+    a.gw.tag = GATEWAY_TAG;
+    a.gw.loop = a.loop;
+    a.gw.conf = opts->conf;
+    a.gw.started_wall_ms = clock_wall_ms();
+    list_init(&a.gw.jobs);
+    int status = 0;
+    if (open_all(&a, &err) == 0) {
+        serve(&a);
+    } else {
+        log_error("cannot start", LF_S("error", err.msg));
+        fprintf(stderr, "claudegate: %s\n", err.msg);
+        status = 1;
+    }
+    if (status != 0 && a.gw.pool) { /* the listener failed: the first spare is already starting */
+        pool_stop(a.gw.pool, on_pool_stopped, &a);
+        loop_run(a.loop);
+    }
+    close_all(&a);
+    log_close();
+    return status;
+}

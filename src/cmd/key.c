@@ -1,0 +1,333 @@
+/* key.c - `claudegate key create|list|revoke`. Works while the server runs: it writes to the
+ * same database, and the server notices. */
+#include "auth/auth.h"
+#include "cmd/cmd.h"
+#include "cmd/make_key.h"
+#include "core/clock.h"
+
+#include <getopt.h>
+
+#define EXPIRES_DAYS_MAX 36500
+#define MODELS_MAX       64
+
+static void usage(FILE *out)
+{
+    fputs("Usage: claudegate key create --name NAME [OPTIONS]\n"
+          "       claudegate key list [--json]\n"
+          "       claudegate key revoke ID\n\n"
+          "Options of create (defaults come from the settings keys.*):\n"
+          "  --name NAME                what the key is for\n"
+          "  --user NAME                the user it belongs to (default: admin, made if missing)\n"
+          "  --requests-per-minute N    or 'unlimited'\n"
+          "  --requests-per-day N       or 'unlimited'\n"
+          "  --tokens-per-day N         or 'unlimited'\n"
+          "  --max-tokens N             of one answer, or 'unlimited'\n"
+          "  --models LIST              comma-separated names, '*' matches anything\n"
+          "  --no-streaming             refuse stream:true\n"
+          "  --expires WHEN             2027-01-31, 2027-01-31T12:00:00Z, or 30d from now\n"
+          "  --json                     print one JSON object\n"
+          "  --config FILE              the YAML file (default: CLAUDEGATE_CONFIG, or none)\n\n"
+          "The key is printed once and stored only as a hash. ID is the key's id or the 12\n"
+          "characters after 'sk-cg-'.\n",
+          out);
+}
+
+struct options {
+    const char *config, *user, *models, *expires, *rpm, *rpd, *tpd, *max_tokens;
+    bool json, no_streaming;
+    struct new_key key;
+    int64_t expires_at;
+};
+
+/* --- printing ---------------------------------------------------------------------------- */
+
+static void put_limit(struct buf *b, const char *name, int64_t v)
+{
+    buf_printf(b, "\"%s\":", name);
+    if (v < 0)
+        buf_adds(b, "null");
+    else
+        buf_printf(b, "%lld", (long long)v);
+}
+
+static void put_time(struct buf *b, const char *name, int64_t at)
+{
+    char text[CLOCK_RFC3339_SIZE];
+    if (at)
+        buf_printf(b, "\"%s\":\"%s\"", name, clock_rfc3339(at, text));
+    else
+        buf_printf(b, "\"%s\":null", name);
+}
+
+static void put_key(struct buf *b, const struct api_key *k, const char *text)
+{
+    buf_printf(b, "{\"id\":\"%s\",\"publicId\":\"%s\",", k->id, k->public_id);
+    if (text)
+        buf_printf(b, "\"key\":\"%s\",", text);
+    buf_adds(b, "\"name\":");
+    buf_json_str(b, str_c(k->name));
+    buf_printf(b, ",\"status\":\"%s\",", k->status);
+    put_time(b, "createdAt", k->created_at);
+    buf_addc(b, ',');
+    put_time(b, "expiresAt", k->expires_at);
+    buf_addc(b, ',');
+    put_time(b, "lastUsedAt", k->last_used_at);
+    buf_adds(b, ",\"limits\":{");
+    put_limit(b, "requestsPerMinute", k->limits.requests_per_minute);
+    buf_addc(b, ',');
+    put_limit(b, "requestsPerDay", k->limits.requests_per_day);
+    buf_addc(b, ',');
+    put_limit(b, "tokensPerDay", k->limits.tokens_per_day);
+    buf_adds(b, "},\"permissions\":{\"models\":[");
+    for (char **m = k->permissions.models; *m; m++) {
+        if (m != k->permissions.models)
+            buf_addc(b, ',');
+        buf_json_str(b, str_c(*m));
+    }
+    buf_adds(b, "],");
+    put_limit(b, "maxTokens", k->permissions.max_tokens);
+    buf_printf(b, ",\"allowStreaming\":%s}}", k->permissions.allow_streaming ? "true" : "false");
+}
+
+static void print_created(const struct options *o, const struct api_key *k, const char *text)
+{
+    struct buf b;
+    buf_init(&b, 1 << 20);
+    if (o->json) {
+        put_key(&b, k, text);
+        buf_addc(&b, '\n');
+    } else {
+        buf_printf(&b, "Key '%s' created. It is shown only now:\n\n  %s\n", k->name, text);
+    }
+    fputs(buf_cstr(&b), stdout);
+    buf_release(&b);
+}
+
+/* --- create ------------------------------------------------------------------------------ */
+
+static bool parse_expires(const char *text, int64_t *ret_at)
+{
+    uint64_t days;
+    size_t n = strlen(text);
+    if (n > 1 && text[n - 1] == 'd' && str_to_u64(str_n(text, n - 1), &days) && days > 0 &&
+        days <= EXPIRES_DAYS_MAX) {
+        *ret_at = clock_wall_ms() + (int64_t)days * 86400000;
+        return true;
+    }
+    if (!clock_parse_rfc3339(text, ret_at)) {
+        fprintf(stderr,
+                "claudegate: --expires: must be a date such as 2027-01-31, a time such as "
+                "2027-01-31T12:00:00Z, or a number of days such as 30d; got '%s'\n",
+                text);
+        return false;
+    }
+    if (*ret_at <= clock_wall_ms()) {
+        fprintf(stderr, "claudegate: --expires: '%s' is in the past\n", text);
+        return false;
+    }
+    return true;
+}
+
+static bool parse_models(const char *list, char **out)
+{
+    struct str rest = str_c(list);
+    size_t n = 0;
+    do {
+        struct str one = str_trim(str_split(&rest, ','));
+        if (one.len == 0 || n == MODELS_MAX) {
+            fprintf(stderr, "claudegate: --models: must list 1 to %d names; got '%s'\n", MODELS_MAX,
+                    list);
+            return false;
+        }
+        out[n++] = str_dup(one);
+    } while (rest.len);
+    return true;
+}
+
+static bool fill_limits(struct options *o, const struct conf *conf, struct api_key *k)
+{
+    new_key_defaults(conf, k);
+    return (!o->rpm ||
+            cmd_parse_limit("requests-per-minute", o->rpm, &k->limits.requests_per_minute)) &&
+           (!o->rpd || cmd_parse_limit("requests-per-day", o->rpd, &k->limits.requests_per_day)) &&
+           (!o->tpd || cmd_parse_limit("tokens-per-day", o->tpd, &k->limits.tokens_per_day)) &&
+           (!o->max_tokens ||
+            cmd_parse_limit("max-tokens", o->max_tokens, &k->permissions.max_tokens));
+}
+
+static bool fill_key(struct options *o, const struct conf *conf, struct api_key *k)
+{
+    if (!fill_limits(o, conf, k))
+        return false;
+    if (o->models) {
+        char *models[MODELS_MAX + 1] = {0};
+        bool ok = parse_models(o->models, models);
+        new_key_set_models(k, models);
+        for (size_t i = 0; models[i]; i++)
+            free(models[i]);
+        if (!ok)
+            return false;
+    }
+    if (o->no_streaming)
+        k->permissions.allow_streaming = false;
+    k->expires_at = o->expires_at;
+    return true;
+}
+
+static int create(struct options *o)
+{
+    struct loop *loop;
+    struct db *db;
+    int rc = -1;
+    if (!o->key.name || !o->key.name[0] || strlen(o->key.name) > 255) {
+        fputs("claudegate: --name: is required and may be 255 bytes long\n", stderr);
+        return 2;
+    }
+    if (o->expires && !parse_expires(o->expires, &o->expires_at))
+        return 2;
+    struct conf *conf = cmd_load_conf(o->config);
+    if (!conf)
+        return 1;
+    struct api_key key = {0};
+    if (!fill_key(o, conf, &key)) {
+        api_key_release(&key);
+        conf_free(conf);
+        return 2;
+    }
+    if (cmd_open_db(conf, &loop, &db) == 0) {
+        char text[KEY_TEXT_SIZE];
+        rc = new_key_insert(loop, db, &o->key, &key, text);
+        if (rc == 0)
+            print_created(o, &key, text);
+        explicit_bzero(text, sizeof(text));
+        cmd_close_db(loop, db);
+    }
+    api_key_release(&key);
+    conf_free(conf);
+    return rc == 0 ? 0 : 1;
+}
+
+/* --- list and revoke --------------------------------------------------------------------- */
+
+struct listing {
+    struct cmd_wait wait;
+    bool json;
+};
+
+static void print_line(const struct api_key *k)
+{
+    char when[CLOCK_RFC3339_SIZE] = "never";
+    if (k->last_used_at)
+        clock_rfc3339(k->last_used_at, when);
+    printf("%s  %-8s  last used %-24s  %s\n", k->public_id, k->status, when, k->name);
+}
+
+static void on_list(void *ctx, const struct api_key *keys, size_t count, const struct err *err)
+{
+    struct listing *l = ctx;
+    struct buf b;
+    buf_init(&b, (size_t)256 << 20);
+    buf_addc(&b, '[');
+    for (size_t i = 0; i < count && !err; i++) {
+        if (!l->json) {
+            print_line(&keys[i]);
+            continue;
+        }
+        buf_adds(&b, i ? "," : "");
+        put_key(&b, &keys[i], NULL);
+    }
+    if (l->json && !err)
+        printf("%s]\n", buf_cstr(&b));
+    buf_release(&b);
+    cmd_answered(&l->wait, err);
+}
+
+static void on_revoked(void *ctx, const struct api_key *key, const struct err *err)
+{
+    (void)key;
+    cmd_answered(ctx, err);
+}
+
+/* id NULL: list. */
+static int with_db(const struct options *o, const char *id)
+{
+    struct conf *conf = cmd_load_conf(o->config);
+    struct listing l = {.json = o->json};
+    struct db *db;
+    int rc = -1;
+    if (conf && cmd_open_db(conf, &l.wait.loop, &db) == 0) {
+        if (id)
+            api_key_set_status(db, id, "revoked", on_revoked, &l.wait);
+        else
+            api_key_list(db, on_list, &l);
+        rc = cmd_wait_run(&l.wait);
+        if (rc == 0 && id)
+            printf("Key %s revoked.\n", id);
+        cmd_close_db(l.wait.loop, db);
+    }
+    conf_free(conf);
+    return rc == 0 ? 0 : 1;
+}
+
+/* --- arguments --------------------------------------------------------------------------- */
+
+static int parse_options(int argc, char **argv, struct options *o)
+{
+    static const struct option options[] = {
+        {"name", required_argument, NULL, 'n'},
+        {"user", required_argument, NULL, 'u'},
+        {"requests-per-minute", required_argument, NULL, 'm'},
+        {"requests-per-day", required_argument, NULL, 'd'},
+        {"tokens-per-day", required_argument, NULL, 't'},
+        {"max-tokens", required_argument, NULL, 'x'},
+        {"models", required_argument, NULL, 'M'},
+        {"no-streaming", no_argument, NULL, 's'},
+        {"expires", required_argument, NULL, 'e'},
+        {"json", no_argument, NULL, 'j'},
+        {"config", required_argument, NULL, 'c'},
+        {"help", no_argument, NULL, 'h'},
+        {0},
+    };
+    const struct {
+        int c;
+        const char **slot;
+    } texts[] = {{'n', &o->key.name}, {'u', &o->key.user}, {'m', &o->rpm},
+                 {'d', &o->rpd},      {'t', &o->tpd},      {'x', &o->max_tokens},
+                 {'M', &o->models},   {'e', &o->expires},  {'c', &o->config}};
+    int c;
+    while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+        if (c == 'h') {
+            usage(stdout);
+            return 1;
+        }
+        if (c == '?') {
+            usage(stderr);
+            return 2;
+        }
+        o->json |= c == 'j';
+        o->no_streaming |= c == 's';
+        for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
+            if (texts[i].c == c)
+                *texts[i].slot = optarg;
+        }
+    }
+    return 0;
+}
+
+int cmd_key(int argc, char **argv)
+{
+    struct options o = {.key = {.user = "admin"}};
+    int rc = parse_options(argc, argv, &o);
+    if (rc)
+        return rc == 1 ? 0 : 2;
+    const char *what = optind < argc ? argv[optind] : "";
+    int rest = argc - optind - 1;
+    if (strcmp(what, "create") == 0 && rest == 0)
+        return create(&o);
+    if (strcmp(what, "list") == 0 && rest == 0)
+        return with_db(&o, NULL);
+    if (strcmp(what, "revoke") == 0 && rest == 1)
+        return with_db(&o, argv[optind + 1]);
+    usage(stderr);
+    return 2;
+}

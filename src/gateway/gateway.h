@@ -1,0 +1,92 @@
+/* gateway.h - one request from accepted to settled: the only place that joins authorisation,
+ * limits, sessions, the pool and usage. Loop thread only. */
+#ifndef CG_GATEWAY_GATEWAY_H
+#define CG_GATEWAY_GATEWAY_H
+
+#include "auth/auth.h"
+#include "conf/conf.h"
+#include "http/http.h"
+#include "limit/journal.h"
+#include "limit/limit.h"
+#include "pool/pool.h"
+#include "session/session.h"
+
+/* What every handler gets as its ctx; built once by app.c, all parts borrowed. */
+struct gateway {
+    uint32_t tag; /* GATEWAY_TAG */
+    struct loop *loop;
+    const struct conf *conf;
+    struct db *db;
+    struct auth *auth;
+    struct limits *limits;
+    struct journal *journal;
+    struct sessions *sessions;
+    struct pool *pool;
+    struct http_server *server;
+    struct list jobs;          /* all that are not settled */
+    const char *upstream_kind; /* "anthropic", "custom" or "demo": what /healthz says */
+    const char *cli_version;
+    int64_t started_wall_ms;
+    bool draining;
+    void (*idle)(void *ctx); /* when draining: the last job has settled */
+    void *idle_ctx;
+};
+#define GATEWAY_TAG TAG4('G', 'A', 'T', 'E')
+
+/* --- the request every dialect is parsed into --------------------------------------------- */
+struct chat_request {
+    char *model;        /* NULL: the session's, or the configured default */
+    json_t *history;    /* array of {"role","content"}; NULL with a session */
+    json_t *content;    /* the live user message: array of blocks */
+    json_t *params;     /* keys for the upstream request */
+    json_t *system;     /* string or array of blocks; NULL = none (with a session: keep its own) */
+    int64_t max_tokens; /* 0 = not given: the key's limit */
+    bool stream;
+    bool with_session;
+    char session_id[ID_UUID_SIZE]; /* "" = a new one */
+};
+void chat_request_free(struct chat_request *r);
+
+struct job;
+
+/* How a dialect writes its answer. Each ends up in exactly one of finish() and fail(). */
+struct dialect {
+    const char *name;
+    /* Streaming only: before the first event, then each upstream event. */
+    void (*begin)(struct job *job);
+    void (*event)(struct job *job, const json_t *event);
+    /* Must finish the HTTP request. */
+    void (*finish)(struct job *job, const struct turn_result *result);
+    /* After begin(): an error inside the stream; must finish the HTTP request. Errors before it
+     * are plain HTTP errors, written by the gateway. */
+    void (*fail)(struct job *job, const struct err *err);
+};
+
+/* Takes req_take over. Answers, now or later, through the dialect or with an HTTP error. */
+void gateway_submit(struct gateway *g, struct http_req *http, struct chat_request *req_take,
+                    const struct dialect *dialect);
+
+struct http_req *job_http(const struct job *job);
+const struct chat_request *job_request(const struct job *job);
+const char *job_session_id(const struct job *job); /* "" without a session */
+
+/* Settles everything that is still there: queued jobs fail with ERR_SHUTTING_DOWN, running ones
+ * go on until idle() is called. */
+void gateway_drain(struct gateway *g, void (*idle)(void *ctx), void *ctx);
+/* The deadline has passed: interrupts what still runs. */
+void gateway_abort(struct gateway *g);
+
+/* --- access.c: who may reach a route (for http_opts.authorise) ---------------------------- */
+http_authorise_fn gateway_authorise;
+/* The caller's key, on a SCOPE_KEY route. */
+struct auth_key *gateway_key(const struct http_req *req);
+MUST_USE int gateway_check_model(const struct api_key *key, const char *model, struct err *err);
+/* Model (if given), max_tokens, streaming: ERR_FORBIDDEN or 0. Sets r->max_tokens when it was not
+ * given. */
+MUST_USE int gateway_check_permissions(const struct api_key *key, struct chat_request *r,
+                                       struct err *err);
+
+/* --- health.c ----------------------------------------------------------------------------- */
+http_handler gateway_healthz, gateway_readyz, gateway_metrics;
+
+#endif

@@ -1,0 +1,66 @@
+/* health.c - /healthz (the process lives), /readyz (it can serve), /metrics. */
+#include "gateway/gateway.h"
+
+#include "core/clock.h"
+#include "metrics/metrics.h"
+
+#define BODY_MAX    65536
+#define METRICS_MAX ((size_t)64 << 20)
+
+void gateway_healthz(struct http_req *req, void *ctx)
+{
+    struct gateway *g = OBJ(ctx, struct gateway, GATEWAY_TAG);
+    struct buf b;
+    buf_init(&b, BODY_MAX);
+    buf_printf(&b,
+               "{\"status\":\"ok\",\"version\":\"%s\",\"claude\":\"%s\",\"upstream\":\"%s\","
+               "\"demo\":%s,\"uptimeSeconds\":%lld}",
+               CG_VERSION, g->cli_version, g->upstream_kind,
+               strcmp(g->upstream_kind, "demo") == 0 ? "true" : "false",
+               (long long)(clock_wall_ms() - g->started_wall_ms) / 1000);
+    http_reply_json(req, 200, &b);
+    buf_release(&b);
+}
+
+/* Why no turn could be served now; NULL when one could. */
+static const char *not_ready_reason(const struct gateway *g, const struct pool_status *s)
+{
+    if (g->draining)
+        return "draining";
+    if (s->start_failures_in_row > 0 && s->spare + s->idle + s->busy == 0)
+        return "no claude process can be started";
+    if (s->spare + s->idle + s->busy == 0)
+        return "the first claude process is starting";
+    return NULL;
+}
+
+void gateway_readyz(struct http_req *req, void *ctx)
+{
+    struct gateway *g = OBJ(ctx, struct gateway, GATEWAY_TAG);
+    struct pool_status s;
+    struct buf b;
+    pool_status(g->pool, &s);
+    const char *reason = not_ready_reason(g, &s);
+    buf_init(&b, BODY_MAX);
+    buf_printf(&b, "{\"status\":\"%s\"", reason ? "not_ready" : "ready");
+    if (reason)
+        buf_printf(&b, ",\"reason\":\"%s\"", reason);
+    buf_printf(&b,
+               ",\"upstream\":\"%s\",\"workers\":{\"starting\":%zu,\"spare\":%zu,\"idle\":%zu,"
+               "\"busy\":%zu,\"ending\":%zu},\"queued\":%zu,\"startFailuresInRow\":%lld,"
+               "\"usageJournalPending\":%zu,\"sandbox\":\"off\"}",
+               g->upstream_kind, s.starting, s.spare, s.idle, s.busy, s.ending, s.queued,
+               (long long)s.start_failures_in_row, journal_pending(g->journal));
+    http_reply_json(req, reason ? 503 : 200, &b);
+    buf_release(&b);
+}
+
+void gateway_metrics(struct http_req *req, void *ctx)
+{
+    struct buf b;
+    (void)ctx;
+    buf_init(&b, METRICS_MAX);
+    metrics_write(&b);
+    http_reply(req, 200, "text/plain; version=0.0.4; charset=utf-8", buf_str(&b));
+    buf_release(&b);
+}

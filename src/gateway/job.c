@@ -1,0 +1,503 @@
+/* job.c - one request from accepted to settled.
+ *
+ *   NEW -> LOADING (its session) -> QUEUED -> RUNNING -> SAVING (its session) -> SETTLED
+ *
+ * Every exit - success, refused, client gone, worker crash, time-out, shutdown - passes through
+ * settle() exactly once: limits trued up, the usage row in the journal, metrics, one log line,
+ * the session free. The row is in the journal before the reply ends. A job whose client has left
+ * goes on until its turn has said what it used; nobody is answered then. */
+#include "gateway/gateway.h"
+
+#include "core/clock.h"
+#include "core/log.h"
+#include "metrics/metrics.h"
+
+#define JOB_TAG TAG4('J', 'O', 'B', '_')
+
+/* What a slow reader may leave unread before its turn is stopped: the CLI has no brake. */
+#define STREAM_BACKLOG_MAX ((size_t)8 << 20)
+#define IMAGE_TOKENS       1600 /* for the reservation only; the real count comes from upstream */
+
+enum job_state { JOB_NEW, JOB_LOADING, JOB_QUEUED, JOB_RUNNING, JOB_SAVING, JOB_SETTLED };
+
+struct job {
+    uint32_t tag;
+    struct node node;
+    struct gateway *g;
+    struct http_req *http; /* NULL once the client has left or was answered */
+    struct auth_key *key;
+    struct chat_request *req;
+    const struct dialect *dialect;
+    enum job_state state;
+    bool began; /* the stream's headers are out */
+    struct limit_ticket ticket;
+    struct session *session;
+    struct turn *turn;
+    struct turn_result result; /* while SAVING */
+    json_t *answer;            /* content of the finished message, kept over SAVING */
+    struct cli_message message;
+    struct usage_row usage;
+    int64_t start_us, first_us;
+};
+
+static struct metric turns_total = {.name = "claudegate_turns_total",
+                                    .help = "Turns settled, by dialect, model and outcome.",
+                                    .type = METRIC_COUNTER,
+                                    .labels = {"dialect", "model", "outcome"}};
+static struct metric tokens_total = {.name = "claudegate_tokens_total",
+                                     .help = "Tokens used, by kind and model.",
+                                     .type = METRIC_COUNTER,
+                                     .labels = {"kind", "model"}};
+static struct metric ttft_seconds = {.name = "claudegate_time_to_first_token_seconds",
+                                     .help = "Request accepted to first upstream event.",
+                                     .type = METRIC_HISTOGRAM};
+static struct metric turn_seconds = {.name = "claudegate_turn_seconds",
+                                     .help = "Request accepted to settled.",
+                                     .type = METRIC_HISTOGRAM};
+static struct metric limited_total = {.name = "claudegate_limited_total",
+                                      .help = "Requests refused by a limit of their key.",
+                                      .type = METRIC_COUNTER,
+                                      .labels = {"code"}};
+static struct metric unbilled_total = {
+    .name = "claudegate_usage_write_errors_total",
+    .help = "Usage rows the journal's disk refused; they wait in memory.",
+    .type = METRIC_COUNTER};
+
+static const char *const state_names[] = {"new",     "loading", "queued",
+                                          "running", "saving",  "settled"};
+
+static void set_state(struct job *j, enum job_state s)
+{
+    if (log_enabled(LOG_DEBUG))
+        log_debug("job state", LF_S("request_id", j->usage.request_id),
+                  LF_S("from", state_names[j->state]), LF_S("to", state_names[s]));
+    j->state = s;
+}
+
+void chat_request_free(struct chat_request *r)
+{
+    if (!r)
+        return;
+    free(r->model);
+    json_decref(r->history);
+    json_decref(r->content);
+    json_decref(r->params);
+    json_decref(r->system);
+    free(r);
+}
+
+struct http_req *job_http(const struct job *job)
+{
+    return job->http;
+}
+
+const struct chat_request *job_request(const struct job *job)
+{
+    return job->req;
+}
+
+const char *job_session_id(const struct job *job)
+{
+    return job->usage.session_id;
+}
+
+/* --- settling ---------------------------------------------------------------------------- */
+
+static void destroy(void *obj)
+{
+    struct job *j = OBJ(obj, struct job, JOB_TAG);
+    chat_request_free(j->req);
+    json_decref(j->answer);
+    auth_key_unref(j->key);
+    j->tag = 0;
+    free(j);
+}
+
+static void count_usage(const struct job *j, const char *outcome)
+{
+    const struct usage_row *u = &j->usage;
+    metric_add(&turns_total, 1, j->dialect->name, u->model, outcome);
+    metric_add(&tokens_total, (double)u->input_tokens, "input", u->model);
+    metric_add(&tokens_total, (double)u->output_tokens, "output", u->model);
+    metric_add(&tokens_total, (double)u->cache_creation_tokens, "cache_creation", u->model);
+    metric_add(&tokens_total, (double)u->cache_read_tokens, "cache_read", u->model);
+    metric_observe(&turn_seconds, (double)u->response_time_ms / 1000);
+    if (u->ttft_ms >= 0)
+        metric_observe(&ttft_seconds, (double)(j->first_us - j->start_us) / 1e6);
+}
+
+static void log_settled(const struct job *j, const struct err *err)
+{
+    const struct usage_row *u = &j->usage;
+    enum log_level level = err && err_info(err->code)->is_fault ? LOG_ERROR : LOG_INFO;
+    log_write(level, "turn", LF_S("request_id", u->request_id), LF_S("key", j->key->key.public_id),
+              LF_S("model", u->model), LF_S("outcome", err ? err_info(err->code)->name : "ok"),
+              LF_I("input_tokens", u->input_tokens), LF_I("output_tokens", u->output_tokens),
+              LF_I("cache_read_tokens", u->cache_read_tokens), LF_I("ttft_ms", u->ttft_ms),
+              LF_I("queue_ms", u->queue_ms), LF_I("duration_ms", u->response_time_ms),
+              LF_I("upstream_calls", u->upstream_calls), LF_I("retries", u->retries),
+              LF_S("session_id", u->session_id), LF_S("error", err ? err->msg : ""), LF_END);
+}
+
+static void write_usage(struct job *j)
+{
+    struct err err;
+    if (journal_append(j->g->journal, &j->usage, &err) != 0) {
+        metric_add(&unbilled_total, 1);
+        log_error("usage row could not be written to the journal, it waits in memory",
+                  LF_S("request_id", j->usage.request_id), LF_S("error", err.msg));
+    }
+}
+
+/* err NULL: success. Afterwards only the reply is left to be written. */
+static void settle(struct job *j, const struct err *err)
+{
+    struct usage_row *u = &j->usage;
+    struct gateway *g = j->g;
+    BUG_ON(j->state == JOB_SETTLED);
+    set_state(j, JOB_SETTLED);
+    u->response_time_ms = (clock_mono_us() - j->start_us) / 1000;
+    u->ttft_ms = j->first_us ? (j->first_us - j->start_us) / 1000 : -1;
+    u->status_code = err ? err_status(err) : 200;
+    if (err)
+        snprintf(u->error, sizeof(u->error), "%s: %s", err_info(err->code)->name, err->msg);
+    limit_settle(g->limits, &j->ticket,
+                 u->input_tokens + u->output_tokens + u->cache_creation_tokens +
+                     u->cache_read_tokens / 10);
+    write_usage(j);
+    count_usage(j, err ? err_info(err->code)->name : "ok");
+    log_settled(j, err);
+    if (j->session)
+        session_release(TAKE_PTR(j->session));
+    list_remove(&g->jobs, &j->node);
+    loop_defer(g->loop, destroy, j);
+    if (g->draining && g->jobs.len == 0 && g->idle)
+        loop_defer(g->loop, g->idle, g->idle_ctx);
+}
+
+/* The end of a job that was admitted, other than success. */
+static void fail(struct job *j, const struct err *err)
+{
+    struct http_req *http = j->http;
+    settle(j, err);
+    if (!http)
+        return;
+    http_req_on_gone(http, NULL, NULL);
+    if (j->began)
+        j->dialect->fail(j, err);
+    else
+        http_reply_error(http, err);
+    j->http = NULL;
+}
+
+/* --- the turn ---------------------------------------------------------------------------- */
+
+static void take_result(struct job *j, const struct turn_result *r)
+{
+    struct usage_row *u = &j->usage;
+    j->turn = NULL;
+    u->input_tokens = r->input_tokens;
+    u->output_tokens = r->output_tokens;
+    u->cache_creation_tokens = r->cache_creation_tokens;
+    u->cache_read_tokens = r->cache_read_tokens;
+    u->estimated = r->estimated;
+    u->upstream_calls = r->upstream_calls;
+    u->retries = r->retries;
+    u->queue_ms = r->queue_ms < 0 ? (clock_mono_us() - j->start_us) / 1000 : r->queue_ms;
+}
+
+static void succeed(struct job *j)
+{
+    struct http_req *http = j->http;
+    settle(j, NULL);
+    if (!http)
+        return;
+    http_req_on_gone(http, NULL, NULL);
+    j->dialect->finish(j, &j->result);
+    j->http = NULL;
+}
+
+static void on_saved(void *ctx, const struct err *err)
+{
+    struct job *j = OBJ(ctx, struct job, JOB_TAG);
+    (void)err; /* logged by the session module; the answer itself is good */
+    succeed(j);
+}
+
+static void save_session(struct job *j)
+{
+    struct chat_request *r = j->req;
+    struct session_turn st = {.model = r->model,
+                              .conversation_id = j->result.cli_session_id,
+                              .system = r->system,
+                              .user = r->content,
+                              .assistant = j->answer};
+    set_state(j, JOB_SAVING);
+    session_commit(j->session, &st, on_saved, j);
+}
+
+static void on_turn_done(void *ctx, const struct turn_result *r)
+{
+    struct job *j = OBJ(ctx, struct job, JOB_TAG);
+    take_result(j, r);
+    if (!r->ok) {
+        fail(j, &r->err);
+        return;
+    }
+    j->result = *r;
+    j->answer = json_incref(r->message->content);
+    j->message = *r->message;
+    j->message.content = j->answer;
+    j->message.block = NULL;
+    j->message.text = (struct buf){.max = 1};
+    j->result.message = &j->message;
+    if (j->session)
+        save_session(j);
+    else
+        succeed(j);
+}
+
+static void stop_slow_reader(struct job *j)
+{
+    struct err err;
+    err_set(&err, ERR_CLIENT_GONE, "the client left %zu bytes of its stream unread",
+            STREAM_BACKLOG_MAX);
+    turn_cancel(j->turn, &err);
+}
+
+static void on_turn_event(void *ctx, const json_t *event)
+{
+    struct job *j = OBJ(ctx, struct job, JOB_TAG);
+    if (!j->first_us)
+        j->first_us = clock_mono_us();
+    if (!j->req->stream || !j->http)
+        return;
+    if (!j->began) {
+        j->began = true;
+        j->dialect->begin(j);
+    }
+    j->dialect->event(j, event);
+    if (http_stream_backlog(j->http) > STREAM_BACKLOG_MAX)
+        stop_slow_reader(j);
+}
+
+static void on_turn_started(void *ctx)
+{
+    struct job *j = OBJ(ctx, struct job, JOB_TAG);
+    if (j->state == JOB_QUEUED)
+        set_state(j, JOB_RUNNING);
+}
+
+static const struct turn_ops turn_callbacks = {
+    .started = on_turn_started, .event = on_turn_event, .done = on_turn_done};
+
+static json_t *system_blocks(const json_t *system)
+{
+    if (json_is_string(system) && json_string_length(system) > 0)
+        return json_pack("[{s:s, s:O}]", "type", "text", "text", system);
+    return json_is_array(system) ? json_incref((json_t *)(uintptr_t)system) : NULL;
+}
+
+static void start_turn(struct job *j)
+{
+    struct chat_request *r = j->req;
+    struct session *s = j->session;
+    char holds[SESSION_TAG_SIZE] = "", will_hold[SESSION_TAG_SIZE] = "";
+    struct err err;
+    size_t have = s ? json_array_size(s->messages) : 0;
+    if (s) {
+        session_tag(s, have, holds);
+        session_tag(s, have + 2, will_hold);
+    }
+    AUTO(json_unref_p) json_t *system = system_blocks(r->system);
+    struct turn_request tr = {.class_id = j->key->key.id,
+                              .model = r->model,
+                              .request_id = j->usage.request_id,
+                              .history = s ? s->messages : r->history,
+                              .content = r->content,
+                              .params = r->params,
+                              .system = system,
+                              .holds = have ? holds : NULL,
+                              .will_hold = will_hold};
+    set_state(j, JOB_QUEUED);
+    j->turn = pool_run(j->g->pool, &tr, &turn_callbacks, j, &err);
+    if (!j->turn)
+        fail(j, &err);
+}
+
+/* --- admission --------------------------------------------------------------------------- */
+
+static void set_model(struct job *j, const char *model)
+{
+    x_replace(&j->req->model, model);
+    snprintf(j->usage.model, sizeof(j->usage.model), "%s", model);
+}
+
+/* What the session knows and the request does not say. */
+static int adopt_session(struct job *j, struct err *err)
+{
+    struct session *s = j->session;
+    snprintf(j->usage.session_id, sizeof(j->usage.session_id), "%s", s->id);
+    if (!j->req->system)
+        j->req->system = json_incref(s->system);
+    if (j->req->model)
+        return 0;
+    set_model(j, s->model);
+    return gateway_check_model(&j->key->key, s->model, err);
+}
+
+static void on_session(void *ctx, struct session *session, const struct err *err)
+{
+    struct job *j = OBJ(ctx, struct job, JOB_TAG);
+    struct err why;
+    j->session = session;
+    if (err)
+        fail(j, err);
+    else if (adopt_session(j, &why) != 0)
+        fail(j, &why);
+    else if (j->http)
+        start_turn(j);
+    else {
+        err_set(&why, ERR_CLIENT_GONE, "the client left before the turn began");
+        fail(j, &why);
+    }
+}
+
+static void find_session(struct job *j)
+{
+    struct chat_request *r = j->req;
+    if (!r->with_session) {
+        start_turn(j);
+    } else if (!r->session_id[0]) {
+        on_session(j, session_create(j->g->sessions, j->key->key.id), NULL);
+    } else {
+        set_state(j, JOB_LOADING);
+        session_open(j->g->sessions, r->session_id, j->key->key.id, on_session, j);
+    }
+}
+
+/* A rough size in tokens of everything that is text. */
+static int64_t estimate_tokens(const json_t *j)
+{
+    size_t i;
+    int64_t sum = 0;
+    const char *key;
+    json_t *v;
+    if (json_is_string(j))
+        return (int64_t)json_string_length(j) / 4 + 1;
+    if (json_is_object(j) && str_eq_c(json_get_str(j, "type"), "image"))
+        return IMAGE_TOKENS;
+    json_object_foreach((json_t *)(uintptr_t)j, key, v) sum += estimate_tokens(v);
+    json_array_foreach(j, i, v) sum += estimate_tokens(v);
+    return sum;
+}
+
+static void set_limit_headers(struct gateway *g, struct http_req *http, const struct api_key *key)
+{
+    struct limit_view minute, day, tokens;
+    char text[32];
+    if (http_req_dialect(http) != DIALECT_NATIVE)
+        return;
+    limit_view(g->limits, key, clock_wall_ms(), &minute, &day, &tokens);
+    const struct limit_view *v =
+        day.limit >= 0 && day.remaining < minute.remaining ? &day : &minute;
+    if (v->limit < 0)
+        return;
+    snprintf(text, sizeof(text), "%lld", (long long)v->limit);
+    http_set_header(http, "RateLimit-Limit", text);
+    snprintf(text, sizeof(text), "%lld", (long long)v->remaining);
+    http_set_header(http, "RateLimit-Remaining", text);
+    snprintf(text, sizeof(text), "%lld", (long long)v->reset_s);
+    http_set_header(http, "RateLimit-Reset", text);
+}
+
+static int admit(struct job *j, struct err *err)
+{
+    struct chat_request *r = j->req;
+    if (j->g->draining)
+        return err_set(err, ERR_SHUTTING_DOWN, "The server is shutting down");
+    if (!r->model && !r->session_id[0])
+        set_model(j, j->g->conf->claude.model);
+    if (gateway_check_permissions(&j->key->key, r, err) != 0)
+        return -1;
+    json_object_set_new(r->params, "max_tokens", json_integer(r->max_tokens));
+    int64_t estimate = estimate_tokens(r->content) + estimate_tokens(r->history) +
+                       estimate_tokens(r->system) + r->max_tokens;
+    int rc = limit_acquire(j->g->limits, &j->key->key, estimate, clock_wall_ms(), &j->ticket, err);
+    if (rc != 0)
+        metric_add(&limited_total, 1, err_info(err->code)->name);
+    set_limit_headers(j->g, j->http, &j->key->key);
+    return rc;
+}
+
+static void on_client_gone(void *ctx)
+{
+    struct job *j = OBJ(ctx, struct job, JOB_TAG);
+    struct err err;
+    j->http = NULL;
+    err_set(&err, ERR_CLIENT_GONE, "the client left");
+    if (j->turn)
+        turn_cancel(j->turn, &err);
+    /* LOADING and SAVING: the database's answer goes on from here */
+}
+
+static struct job *new_job(struct gateway *g, struct http_req *http, struct chat_request *req,
+                           const struct dialect *dialect)
+{
+    struct job *j = x_calloc(1, sizeof(*j));
+    struct usage_row *u = &j->usage;
+    j->tag = JOB_TAG;
+    j->g = g;
+    j->http = http;
+    j->key = gateway_key(http);
+    auth_key_ref(j->key);
+    j->req = req;
+    j->dialect = dialect;
+    j->start_us = http_req_start_us(http);
+    snprintf(u->request_id, sizeof(u->request_id), "%s", http_req_id(http));
+    snprintf(u->api_key_id, sizeof(u->api_key_id), "%s", j->key->key.id);
+    snprintf(u->endpoint, sizeof(u->endpoint), "%s", http_req_route(http));
+    snprintf(u->method, sizeof(u->method), "%s", http_req_method(http));
+    snprintf(u->model, sizeof(u->model), "%s", req->model ? req->model : "");
+    u->timestamp = clock_wall_ms();
+    return j;
+}
+
+void gateway_submit(struct gateway *g, struct http_req *http, struct chat_request *req_take,
+                    const struct dialect *dialect)
+{
+    struct job *j = new_job(g, http, req_take, dialect);
+    struct err err;
+    if (admit(j, &err) != 0) { /* not accepted: no row, nothing to settle */
+        http_reply_error(http, &err);
+        j->http = NULL;
+        destroy(j);
+        return;
+    }
+    auth_touch(g->auth, j->key);
+    list_push_back(&g->jobs, &j->node);
+    http_req_drop_body(http);
+    http_req_on_gone(http, on_client_gone, j);
+    find_session(j);
+}
+
+void gateway_drain(struct gateway *g, void (*idle)(void *ctx), void *ctx)
+{
+    g->draining = true;
+    g->idle = idle;
+    g->idle_ctx = ctx;
+    if (g->jobs.len == 0)
+        loop_defer(g->loop, idle, ctx);
+}
+
+void gateway_abort(struct gateway *g)
+{
+    struct err err;
+    err_set(&err, ERR_SHUTTING_DOWN, "The server is shutting down");
+    LIST_EACH(&g->jobs, n)
+    {
+        struct job *j = container_of(n, struct job, node);
+        if (j->turn)
+            turn_cancel(j->turn, &err);
+    }
+}
