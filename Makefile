@@ -7,11 +7,12 @@
 #   make lint               format, static analysis, warnings of both compilers as errors
 #   make asan               sanitizer build in build-asan, and the unit tests on it
 #   make fuzz               each fuzz target for FUZZ_SECONDS (60); T=name for one
+#   make web                the admin UI: this version has none yet, and says so
 #   make build              build/claudegate
 #   make setup              what a fresh machine lacks: Debian packages, npm packages
 #   make clean              remove everything built
 
-.PHONY: all run test bench lint asan fuzz build setup clean
+.PHONY: all run test bench lint asan fuzz web build setup clean
 
 all: build
 
@@ -32,6 +33,9 @@ asan:
 
 fuzz:
 	@T='$(T)' exec tools/fuzz.sh run
+
+web:
+	@echo 'The admin UI is not part of this version: there is nothing to build.'
 
 build:
 	@exec tools/build.sh

@@ -9,12 +9,12 @@
 #include "api/routes.h"
 #include "cli/launch.h"
 #include "cli/protocol.h"
-#include "cmd/cmd.h"
-#include "cmd/make_key.h"
 #include "core/clock.h"
 #include "core/log.h"
 #include "gateway/gateway.h"
 #include "metrics/metrics.h"
+#include "setup/make_key.h"
+#include "setup/setup.h"
 #include "upstream/standin.h"
 
 #include <errno.h>
@@ -172,7 +172,7 @@ static int open_upstream(struct app *a, struct err *err)
 /* --- first start ------------------------------------------------------------------------- */
 
 struct counted {
-    struct cmd_wait wait;
+    struct setup_wait wait;
     int64_t count;
 };
 
@@ -180,18 +180,18 @@ static void on_count(void *ctx, int64_t count, const struct err *err)
 {
     struct counted *c = ctx;
     c->count = count;
-    cmd_answered(&c->wait, err);
+    setup_answered(&c->wait, err);
 }
 
 static void on_admin(void *ctx, const struct user *user, const struct err *err)
 {
     (void)user;
-    cmd_answered(ctx, err);
+    setup_answered(ctx, err);
 }
 
 static int make_admin(struct app *a)
 {
-    struct cmd_wait wait = {.loop = a->loop};
+    struct setup_wait wait = {.loop = a->loop};
     id_alnum(a->admin_password, 20);
     struct user u = {.name = x_strdup("admin"),
                      .role = x_strdup("owner"),
@@ -199,7 +199,7 @@ static int make_admin(struct app *a)
                      .created_at = clock_wall_ms()};
     id_uuid(u.id);
     user_insert(a->gw.db, &u, on_admin, &wait);
-    int rc = cmd_wait_run(&wait);
+    int rc = setup_wait(&wait);
     free(u.name);
     free(u.role);
     free(u.password_hash);
@@ -210,7 +210,7 @@ static int bootstrap(struct app *a)
 {
     struct counted c = {.wait.loop = a->loop};
     user_count(a->gw.db, on_count, &c);
-    if (cmd_wait_run(&c.wait) != 0)
+    if (setup_wait(&c.wait) != 0)
         return -1;
     if (c.count > 0)
         return 0;
@@ -227,7 +227,7 @@ static int bootstrap(struct app *a)
 /* --- modules ----------------------------------------------------------------------------- */
 
 struct restore {
-    struct cmd_wait wait;
+    struct setup_wait wait;
     struct app *app;
 };
 
@@ -237,13 +237,13 @@ static void on_sums(void *ctx, const struct usage_sum *sums, size_t count, const
     for (size_t i = 0; i < count && !err; i++)
         limit_restore(r->app->gw.limits, sums[i].api_key_id, sums[i].requests, sums[i].tokens,
                       clock_wall_ms());
-    cmd_answered(&r->wait, err);
+    setup_answered(&r->wait, err);
 }
 
 static void on_journal(void *ctx, const struct err *err)
 {
     struct restore *r = ctx;
-    cmd_answered(&r->wait, err);
+    setup_answered(&r->wait, err);
 }
 
 /* Blocking: what an earlier run left in the journal, then what the day has seen. */
@@ -251,11 +251,11 @@ static int restore_limits(struct app *a)
 {
     struct restore replay = {.wait.loop = a->loop, .app = a}, sums = replay;
     journal_flush(a->gw.journal, on_journal, &replay);
-    if (cmd_wait_run(&replay.wait) != 0)
+    if (setup_wait(&replay.wait) != 0)
         return -1;
     int64_t now = clock_wall_ms();
     usage_sums_since(a->gw.db, now - now % 86400000, on_sums, &sums);
-    return cmd_wait_run(&sums.wait);
+    return setup_wait(&sums.wait);
 }
 
 static struct pool *open_pool(struct app *a, struct err *err)
@@ -305,7 +305,7 @@ static struct http_server *open_server(struct app *a, struct err *err)
 static int open_store(struct app *a, struct err *err)
 {
     struct gateway *g = &a->gw;
-    AUTO(free_charp) char *url = cmd_database_url(a->conf);
+    AUTO(free_charp) char *url = setup_database_url(a->conf);
     AUTO(free_charp) char *journal_dir = x_printf("%s/journal", a->conf->data_dir);
     g->db = db_open(a->loop, url, err);
     if (!g->db)

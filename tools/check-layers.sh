@@ -11,6 +11,7 @@ store cli upstream
 auth limit pool session
 gateway
 api
+setup
 app
 cmd
 main'

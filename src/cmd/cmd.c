@@ -1,5 +1,6 @@
 /* cmd.c - what subcommands share: configuration, database, waiting for an answer. */
 #include "cmd/cmd.h"
+#include "setup/setup.h"
 
 #include <errno.h>
 #include <sys/stat.h>
@@ -20,16 +21,10 @@ struct conf *cmd_load_conf(const char *path)
     return conf;
 }
 
-char *cmd_database_url(const struct conf *conf)
-{
-    return conf->database.url[0] ? x_strdup(conf->database.url)
-                                 : x_printf("sqlite:%s/claudegate.db", conf->data_dir);
-}
-
 int cmd_open_db(const struct conf *conf, struct loop **ret_loop, struct db **ret_db)
 {
     struct err err;
-    char *url = cmd_database_url(conf);
+    char *url = setup_database_url(conf);
     struct loop *loop = loop_new();
     struct db *db = NULL;
     if (mkdir(conf->data_dir, 0700) != 0 && errno != EEXIST)
@@ -51,25 +46,6 @@ void cmd_close_db(struct loop *loop, struct db *db)
 {
     db_close(db);
     loop_free(loop);
-}
-
-void cmd_answered(struct cmd_wait *w, const struct err *err)
-{
-    w->answered = true;
-    w->failed = err != NULL;
-    if (err)
-        w->err = *err;
-    loop_stop(w->loop);
-}
-
-int cmd_wait_run(struct cmd_wait *w)
-{
-    while (!w->answered)
-        loop_run(w->loop);
-    if (!w->failed)
-        return 0;
-    fprintf(stderr, "claudegate: %s\n", w->err.msg);
-    return -1;
 }
 
 bool cmd_parse_limit(const char *option, const char *text, int64_t *ret_value)

@@ -13,21 +13,9 @@ cmd_fn cmd_serve, cmd_key, cmd_user, cmd_config, cmd_doctor;
 /* Reads the configuration: file named on the command line, or by CLAUDEGATE_CONFIG, or none. NULL
  * after having printed every error. */
 struct conf *cmd_load_conf(const char *path);
-/* "sqlite:<data_dir>/claudegate.db" unless database.url says otherwise; owned by the caller. */
-char *cmd_database_url(const struct conf *conf);
 /* Opens the database for a subcommand. -1 after having printed why not. */
 MUST_USE int cmd_open_db(const struct conf *conf, struct loop **ret_loop, struct db **ret_db);
 void cmd_close_db(struct loop *loop, struct db *db);
-
-/* A store callback's answer, waited for: pass cmd_wait's address as ctx, call cmd_answered()
- * from the callback, and cmd_wait_run() after having submitted. */
-struct cmd_wait {
-    struct loop *loop;
-    bool answered, failed;
-    struct err err;
-};
-void cmd_answered(struct cmd_wait *w, const struct err *err);
-MUST_USE int cmd_wait_run(struct cmd_wait *w);
 
 /* "unlimited" or a whole number from 0 up. False after having said what is wrong. */
 MUST_USE bool cmd_parse_limit(const char *option, const char *text, int64_t *ret_value);

@@ -2,8 +2,9 @@
  * same database, and the server notices. */
 #include "auth/auth.h"
 #include "cmd/cmd.h"
-#include "cmd/make_key.h"
 #include "core/clock.h"
+#include "setup/make_key.h"
+#include "setup/setup.h"
 
 #include <getopt.h>
 
@@ -210,7 +211,7 @@ static int create(struct options *o)
 /* --- list and revoke --------------------------------------------------------------------- */
 
 struct listing {
-    struct cmd_wait wait;
+    struct setup_wait wait;
     bool json;
 };
 
@@ -239,13 +240,13 @@ static void on_list(void *ctx, const struct api_key *keys, size_t count, const s
     if (l->json && !err)
         printf("%s]\n", buf_cstr(&b));
     buf_release(&b);
-    cmd_answered(&l->wait, err);
+    setup_answered(&l->wait, err);
 }
 
 static void on_revoked(void *ctx, const struct api_key *key, const struct err *err)
 {
     (void)key;
-    cmd_answered(ctx, err);
+    setup_answered(ctx, err);
 }
 
 /* id NULL: list. */
@@ -260,7 +261,7 @@ static int with_db(const struct options *o, const char *id)
             api_key_set_status(db, id, "revoked", on_revoked, &l.wait);
         else
             api_key_list(db, on_list, &l);
-        rc = cmd_wait_run(&l.wait);
+        rc = setup_wait(&l.wait);
         if (rc == 0 && id)
             printf("Key %s revoked.\n", id);
         cmd_close_db(l.wait.loop, db);

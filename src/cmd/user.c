@@ -2,6 +2,7 @@
 #include "auth/auth.h"
 #include "cmd/cmd.h"
 #include "core/clock.h"
+#include "setup/setup.h"
 
 #include <getopt.h>
 #include <unistd.h>
@@ -30,7 +31,7 @@ struct options {
 static void on_inserted(void *ctx, const struct user *user, const struct err *err)
 {
     (void)user;
-    cmd_answered(ctx, err);
+    setup_answered(ctx, err);
 }
 
 /* The first line of stdin, or a new random password. */
@@ -75,7 +76,7 @@ static int create(const struct options *o)
 {
     char password[128];
     struct conf *conf = cmd_load_conf(o->config);
-    struct cmd_wait wait = {0};
+    struct setup_wait wait = {0};
     struct db *db;
     int rc = -1;
     if (!conf)
@@ -88,7 +89,7 @@ static int create(const struct options *o)
                          .created_at = clock_wall_ms()};
         id_uuid(u.id);
         user_insert(db, &u, on_inserted, &wait);
-        rc = cmd_wait_run(&wait);
+        rc = setup_wait(&wait);
         if (rc == 0)
             print_user(o, &u, password);
         free(u.name);

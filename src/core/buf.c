@@ -94,6 +94,19 @@ void buf_printf(struct buf *b, const char *fmt, ...)
     va_end(ap);
 }
 
+void buf_int(struct buf *b, int64_t v)
+{
+    char digits[24], *p = digits + sizeof(digits);
+    uint64_t u = v < 0 ? -(uint64_t)v : (uint64_t)v;
+    do {
+        *--p = (char)('0' + u % 10);
+        u /= 10;
+    } while (u);
+    if (v < 0)
+        *--p = '-';
+    buf_add(b, p, (size_t)(digits + sizeof(digits) - p));
+}
+
 static void json_escape(struct buf *b, unsigned char c)
 {
     switch (c) {
@@ -117,8 +130,27 @@ static void json_escape(struct buf *b, unsigned char c)
     }
 }
 
+/* Nothing to escape and nothing to check: most names, ids and English text. */
+static bool is_plain_ascii(struct str s)
+{
+    for (size_t i = 0; i < s.len; i++) {
+        unsigned char c = (unsigned char)s.p[i];
+        if (c < 0x20 || c >= 0x80 || c == '"' || c == '\\')
+            return false;
+    }
+    return true;
+}
+
 void buf_json_str(struct buf *b, struct str s)
 {
+    if (is_plain_ascii(s)) {
+        if (!buf_reserve(b, s.len + 2))
+            return;
+        buf_addc(b, '"');
+        buf_addstr(b, s);
+        buf_addc(b, '"');
+        return;
+    }
     bool utf8 = str_is_utf8(s);
     size_t start = 0;
     buf_addc(b, '"');

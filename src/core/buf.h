@@ -28,6 +28,7 @@ void buf_addstr(struct buf *b, struct str s);
 void buf_addc(struct buf *b, char c);
 void buf_printf(struct buf *b, const char *fmt, ...) PRINTF_LIKE(2, 3);
 void buf_vprintf(struct buf *b, const char *fmt, va_list ap) PRINTF_LIKE(2, 0);
+void buf_int(struct buf *b, int64_t v); /* decimal; printf costs ten times as much */
 /* JSON string with quotes. Invalid UTF-8 becomes U+FFFD. */
 void buf_json_str(struct buf *b, struct str s);
 /* Drop n bytes from the front. */

@@ -150,7 +150,7 @@ static void add_json_value(struct buf *b, const struct log_field *f)
         buf_json_str(b, f->s);
         break;
     case LOG_F_INT:
-        buf_printf(b, "%lld", (long long)f->i);
+        buf_int(b, f->i);
         break;
     case LOG_F_REAL:
         if (isfinite(f->d))
@@ -167,7 +167,11 @@ static void add_json_value(struct buf *b, const struct log_field *f)
 static void add_json(struct buf *b, const char *when, enum log_level level, const char *msg,
                      va_list ap)
 {
-    buf_printf(b, "{\"timestamp\":\"%s\",\"level\":\"%s\",\"message\":", when, level_names[level]);
+    buf_adds(b, "{\"timestamp\":\"");
+    buf_adds(b, when);
+    buf_adds(b, "\",\"level\":\"");
+    buf_adds(b, level_names[level]);
+    buf_adds(b, "\",\"message\":");
     buf_json_str(b, str_c(msg));
     for (;;) {
         struct log_field f = va_arg(ap, struct log_field);
@@ -189,7 +193,9 @@ static void add_simple(struct buf *b, const char *when, enum log_level level, co
         struct log_field f = va_arg(ap, struct log_field);
         if (!f.key)
             break;
-        buf_printf(b, " %s=", f.key);
+        buf_addc(b, ' ');
+        buf_adds(b, f.key);
+        buf_addc(b, '=');
         add_json_value(b, &f);
     }
     buf_addc(b, '\n');

@@ -38,6 +38,7 @@ struct job {
     struct cli_message message;
     struct usage_row usage;
     int64_t start_us, first_us;
+    char peer[64], client_request_id[132]; /* for the log line */
 };
 
 static struct metric turns_total = {.name = "claudegate_turns_total",
@@ -164,6 +165,8 @@ static void settle(struct job *j, const struct err *err)
     limit_settle(g->limits, &j->ticket,
                  u->input_tokens + u->output_tokens + u->cache_creation_tokens +
                      u->cache_read_tokens / 10);
+    if (j->http)
+        http_req_set_logged(j->http);
     write_usage(j);
     count_usage(j, err ? err_info(err->code)->name : "ok");
     log_settled(j, err);
@@ -434,6 +437,7 @@ static void on_client_gone(void *ctx)
 {
     struct job *j = OBJ(ctx, struct job, JOB_TAG);
     struct err err;
+    http_req_set_logged(j->http); /* settle() writes the line */
     j->http = NULL;
     err_set(&err, ERR_CLIENT_GONE, "the client left");
     if (j->turn)
@@ -460,6 +464,9 @@ static struct job *new_job(struct gateway *g, struct http_req *http, struct chat
     snprintf(u->method, sizeof(u->method), "%s", http_req_method(http));
     snprintf(u->model, sizeof(u->model), "%s", req->model ? req->model : "");
     u->timestamp = clock_wall_ms();
+    const char *client_id = http_req_client_id(http);
+    snprintf(j->peer, sizeof(j->peer), "%s", http_req_peer(http));
+    snprintf(j->client_request_id, sizeof(j->client_request_id), "%s", client_id ? client_id : "");
     return j;
 }
 

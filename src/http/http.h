@@ -70,6 +70,8 @@ void http_server_free(struct http_server *s);
 
 /* --- reading a request ------------------------------------------------------------------- */
 const char *http_req_id(const struct http_req *req); /* "req_..." made by us */
+/* The client's own X-Request-Id when it is fit to be logged, or NULL. */
+const char *http_req_client_id(const struct http_req *req);
 const char *http_req_method(const struct http_req *req);
 const char *http_req_path(const struct http_req *req);  /* decoded, without query */
 const char *http_req_route(const struct http_req *req); /* the pattern, for metrics and usage */
@@ -89,6 +91,8 @@ void http_req_proceed(struct http_req *req); /* for authorise: run the handler *
  * when the request ends, whichever way. */
 void http_req_set_data(struct http_req *req, void *data, void (*free_fn)(void *));
 void *http_req_data(const struct http_req *req);
+/* The caller logs this request in a line of its own: the access line is of level debug then. */
+void http_req_set_logged(struct http_req *req);
 /* For the access log line. */
 void http_req_set_key_id(struct http_req *req, const char *public_id);
 

@@ -91,6 +91,7 @@ struct http_req {
     } params[HTTP_MAX_PARAMS];
     size_t param_count;
     char peer[HTTP_PEER_SIZE];
+    bool logged; /* in a line of its owner's */
     char key_id[48];
     int64_t start_us;
     int status; /* 0: no reply yet */

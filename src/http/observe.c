@@ -44,11 +44,11 @@ static enum log_level level_of(const struct http_req *req)
         if (strcmp(req->path, quiet[i]) == 0)
             return LOG_DEBUG;
     }
-    return LOG_INFO;
+    return req->logged ? LOG_DEBUG : LOG_INFO;
 }
 
 /* What a client may have called its request, if it is fit to be logged. */
-static const char *client_request_id(const struct http_req *req)
+const char *http_req_client_id(const struct http_req *req)
 {
     const char *id = http_req_header(req, "X-Request-Id");
     size_t len = id ? strlen(id) : 0;
@@ -66,7 +66,7 @@ static void write_access_line(const struct http_req *req, int status, double ms,
     /* Optional fields: a field without key ends the list. */
     struct log_field extra[4] = {LF_END, LF_END, LF_END, LF_END};
     size_t n = 0;
-    const char *client_id = client_request_id(req);
+    const char *client_id = http_req_client_id(req);
     if (req->key_id[0])
         extra[n++] = LF_S("key", req->key_id);
     if (client_id)

@@ -291,6 +291,11 @@ void *http_req_data(const struct http_req *req)
     return req->data;
 }
 
+void http_req_set_logged(struct http_req *req)
+{
+    req->logged = true;
+}
+
 void http_req_set_key_id(struct http_req *req, const char *public_id)
 {
     snprintf(req->key_id, sizeof(req->key_id), "%s", public_id);

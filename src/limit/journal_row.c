@@ -45,20 +45,6 @@ static const struct column columns[] = {
     COL(error, COL_STR),
 };
 
-/* printf's cost would dominate the line. */
-static void add_int(struct buf *b, int64_t v)
-{
-    char digits[24], *p = digits + sizeof(digits);
-    uint64_t u = v < 0 ? -(uint64_t)v : (uint64_t)v;
-    do {
-        *--p = (char)('0' + u % 10);
-        u /= 10;
-    } while (u);
-    if (v < 0)
-        *--p = '-';
-    buf_add(b, p, (size_t)(digits + sizeof(digits) - p));
-}
-
 static void write_value(struct buf *b, const struct column *c, const char *at)
 {
     switch (c->type) {
@@ -66,10 +52,10 @@ static void write_value(struct buf *b, const struct column *c, const char *at)
         buf_json_str(b, str_n(at, strnlen(at, c->size)));
         break;
     case COL_INT64:
-        add_int(b, *(const int64_t *)(const void *)at);
+        buf_int(b, *(const int64_t *)(const void *)at);
         break;
     case COL_INT:
-        add_int(b, *(const int *)(const void *)at);
+        buf_int(b, *(const int *)(const void *)at);
         break;
     case COL_BOOL:
         buf_adds(b, *(const bool *)(const void *)at ? "true" : "false");

@@ -266,7 +266,7 @@ static void set_url(struct standin *s, const char *host, evutil_socket_t fd)
 static int start(struct standin *s, const char *listen, struct err *err)
 {
     char host[64];
-    uint16_t port;
+    uint16_t port = 0;
     if (parse_listen(listen, host, &port, err) != 0)
         return -1;
     s->http = evhttp_new(loop_base(s->loop));

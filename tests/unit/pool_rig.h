@@ -379,12 +379,19 @@ static void open_pool(void)
         fail_msg("%s", err.msg);
 }
 
+static void stop_loop(void *obj)
+{
+    (void)obj;
+    loop_stop(rig.loop);
+}
+
+/* As the server does: one more turn of the loop, then nothing runs on it any more. */
 static void on_stopped(void *ctx)
 {
     (void)ctx;
-    assert_false(rig.stopped || rig.inside);
+    assert_false(rig.stopped);
     rig.stopped = true;
-    loop_stop(rig.loop); /* as the server does: nothing runs on the loop after this turn */
+    loop_defer(rig.loop, stop_loop, NULL);
 }
 
 /* In the server's order: the loop has ended, then pool, upstream and loop go. */
@@ -393,9 +400,7 @@ static void close_pool(void)
     struct timer limit;
     if (!rig.pool)
         return;
-    rig.inside = true;
     pool_stop(rig.pool, on_stopped, NULL);
-    rig.inside = false;
     timer_init(&limit, rig.loop, (loop_defer_fn *)abort, NULL);
     timer_set(&limit, 30000);
     loop_run(rig.loop);

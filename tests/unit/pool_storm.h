@@ -84,7 +84,7 @@ static void storm_ask(struct probe *p)
     json_decref(req.history);
     json_decref(req.content);
     if (!p->turn) {
-        assert_int_equal(err.code, ERR_OVERLOADED);
+        assert_true(err.code == ERR_OVERLOADED || err.code == ERR_SHUTTING_DOWN);
         storm.refused++;
         return;
     }
@@ -99,7 +99,7 @@ static void storm_ask(struct probe *p)
 static void storm_next(void *obj)
 {
     struct probe *p = obj;
-    if (storm.submitted < STORM_TURNS)
+    if (storm.submitted < STORM_TURNS && rig.pool && !rig.stopped)
         storm_ask(p);
 }
 
@@ -116,11 +116,10 @@ static bool storm_over(const void *arg)
     return storm.submitted >= STORM_TURNS && storm.done == storm.submitted;
 }
 
-static void test_two_thousand_random_turns(void **state)
+static void storm_options(uint32_t seed)
 {
-    (void)state;
     memset(&storm, 0, sizeof(storm));
-    storm.random = 20240229;
+    storm.random = seed;
     rig.opts.max_workers = 6;
     rig.opts.min_spare = 2;
     rig.opts.start_concurrency = 4;
@@ -129,12 +128,29 @@ static void test_two_thousand_random_turns(void **state)
     rig.opts.prepare_timeout_ms = 300;
     rig.opts.interrupt_timeout_ms = 100;
     unsetenv("FAKE_LOG");
+}
+
+static void storm_begin(void)
+{
     open_pool();
     for (size_t i = 0; i < STORM_AT_ONCE; i++) {
         storm.probes[i] = (struct probe){.tag = PROBE_TAG, .on_done = storm_done};
         timer_init(&storm.leave[i], rig.loop, leave, &storm.probes[i]);
         storm_ask(&storm.probes[i]);
     }
+}
+
+static void storm_release(void)
+{
+    for (size_t i = 0; i < STORM_AT_ONCE; i++)
+        timer_release(&storm.leave[i]);
+}
+
+static void test_two_thousand_random_turns(void **state)
+{
+    (void)state;
+    storm_options(20240229);
+    storm_begin();
     bool over = run_until(storm_over, NULL, 100000);
     print_message("           %zu submitted, %zu done, %zu ok, %zu cancelled, %lld processes\n",
                   storm.submitted, storm.done, storm.ok, storm.cancelled,
@@ -143,8 +159,28 @@ static void test_two_thousand_random_turns(void **state)
     assert_int_equal(storm.done, storm.submitted);
     assert_true(storm.ok > STORM_TURNS / 3);
     assert_int_equal(status().queued, 0);
-    for (size_t i = 0; i < STORM_AT_ONCE; i++)
-        timer_release(&storm.leave[i]);
+    storm_release();
+}
+
+/* The same, stopped in the middle: before the first process runs, while some start, later. */
+static void test_stop_at_any_moment(void **state)
+{
+    static const int64_t after_ms[] = {0, 1, 3, 10, 30, 100, 200, 400};
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(after_ms); i++) {
+        storm_options((uint32_t)i);
+        storm_begin();
+        if (after_ms[i])
+            run_for(after_ms[i]);
+        storm_release();
+        rig.stopped = false;
+        close_pool();
+        assert_true(rig.stopped);
+        if (storm.done != storm.submitted)
+            fail_msg("stopped after %lld ms: %zu of %zu done", (long long)after_ms[i], storm.done,
+                     storm.submitted);
+        assert_true(storm.submitted >= STORM_AT_ONCE);
+    }
 }
 
 #endif

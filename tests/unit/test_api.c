@@ -91,7 +91,7 @@ static void test_null_is_not_given(void **state)
 static void test_edges_that_are_allowed(void **state)
 {
     static const char *const bodies[] = {
-        "{\"message\":\" \"}",
+        "{\"message\":\" x\\n\"}",
         "{\"message\":\"\\u0000\"}",
         "{\"message\":\"x\",\"temperature\":0}",
         "{\"message\":\"x\",\"temperature\":1}",
@@ -194,6 +194,7 @@ static void test_bad_fields(void **state)
         {"{\"message\":{\"type\":\"text\",\"text\":\"x\"}}", "message",
          "message: must be a string or an array of content blocks"},
         {"{\"message\":\"\"}", "message", "message: must not be empty"},
+        {"{\"message\":\" \\n\\t\\r\"}", "message", "message: must not be only white space"},
         {"{\"message\":\"x\",\"prompt\":\"y\"}", "prompt", "prompt: unknown field"},
         {"{\"message\":\"x\",\"Model\":\"y\"}", "Model", "Model: unknown field"},
         {"{\"message\":\"x\",\"max_tokens\":5}", "max_tokens", "max_tokens: unknown field"},
@@ -254,6 +255,8 @@ static void test_bad_blocks(void **state)
          "message[0].text: must not be empty"},
         {"{\"message\":[{\"type\":\"text\",\"text\":\"\"}]}", "message[0].text",
          "message[0].text: must not be empty"},
+        {"{\"message\":[{\"type\":\"text\",\"text\":\"x\"},{\"type\":\"text\",\"text\":\" \"}]}",
+         "message[1].text", "message[1].text: must not be only white space"},
         {"{\"message\":[{\"type\":\"text\",\"text\":1}]}", "message[0].text",
          "message[0].text: must be a string"},
         {"{\"message\":[{\"type\":\"text\",\"text\":\"x\",\"cache_control\":{}}]}",

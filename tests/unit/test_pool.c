@@ -195,6 +195,25 @@ static void test_history_is_injected_in_order(void **state)
     json_decref(history);
 }
 
+/* The time to prepare is for each step: a long conversation is not a process that hangs. */
+static void test_a_long_history_is_no_hang(void **state)
+{
+    struct probe p = {.tag = 0};
+    (void)state;
+    rig.opts.prepare_timeout_ms = 250;
+    open_pool();
+    wait_spare(1);
+    json_t *history = json_array();
+    for (int i = 0; i < 6000; i++)
+        history_add(history, i % 2 ? "assistant" : "user", "one of very many messages");
+    int64_t start = clock_mono_ms();
+    ask_conversation(&p, MODEL, history, "now", NULL, NULL);
+    json_decref(history);
+    assert_ok(&p, "ok");
+    assert_int_equal(p.result.retries, 0);
+    assert_true(p.done_ms - start > 250); /* or this test shows nothing: make it longer */
+}
+
 /* The worker that holds it answers from its own memory: what the request says is not sent. */
 static void test_a_held_conversation_is_not_sent_again(void **state)
 {
@@ -423,6 +442,7 @@ int main(void)
         POOL_TEST(test_a_worker_belongs_to_one_class),
         POOL_TEST(test_a_class_keeps_its_worker),
         POOL_TEST(test_history_is_injected_in_order),
+        POOL_TEST(test_a_long_history_is_no_hang),
         POOL_TEST(test_a_held_conversation_is_not_sent_again),
         POOL_TEST(test_a_failed_turn_is_not_held),
         POOL_TEST(test_another_model),
@@ -455,6 +475,7 @@ int main(void)
         POOL_TEST(test_stop_with_nothing),
         POOL_TEST(test_stop_with_everything_in_flight),
         POOL_TEST(test_nothing_is_taken_after_stop),
+        POOL_TEST(test_stop_at_any_moment),
         POOL_TEST(test_two_thousand_random_turns),
     };
     struct err err;

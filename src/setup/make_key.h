@@ -1,7 +1,7 @@
 /* make_key.h - making an API key and, if need be, the user it belongs to: shared by `key create`
  * and the first start of `serve`. */
-#ifndef CG_CMD_MAKE_KEY_H
-#define CG_CMD_MAKE_KEY_H
+#ifndef CG_SETUP_MAKE_KEY_H
+#define CG_SETUP_MAKE_KEY_H
 
 #include "conf/conf.h"
 #include "store/store.h"

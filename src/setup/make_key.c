@@ -1,9 +1,9 @@
 /* make_key.c - see the header. */
-#include "cmd/make_key.h"
+#include "setup/make_key.h"
 
 #include "auth/auth.h"
-#include "cmd/cmd.h"
 #include "core/clock.h"
+#include "setup/setup.h"
 
 #define MODELS_MAX 64
 
@@ -38,7 +38,7 @@ void new_key_defaults(const struct conf *conf, struct api_key *key)
 }
 
 struct lookup {
-    struct cmd_wait wait;
+    struct setup_wait wait;
     char id[ID_UUID_SIZE];
 };
 
@@ -47,13 +47,13 @@ static void on_user(void *ctx, const struct user *user, const struct err *err)
     struct lookup *l = ctx;
     if (user)
         memcpy(l->id, user->id, sizeof(l->id));
-    cmd_answered(&l->wait, err);
+    setup_answered(&l->wait, err);
 }
 
 static void on_user_made(void *ctx, const struct user *user, const struct err *err)
 {
     (void)user;
-    cmd_answered(ctx, err);
+    setup_answered(ctx, err);
 }
 
 static int find_or_make_user(struct loop *loop, struct db *db, const char *name,
@@ -61,7 +61,7 @@ static int find_or_make_user(struct loop *loop, struct db *db, const char *name,
 {
     struct lookup l = {.wait.loop = loop};
     user_find_by_name(db, name, on_user, &l);
-    if (cmd_wait_run(&l.wait) != 0)
+    if (setup_wait(&l.wait) != 0)
         return -1;
     memcpy(ret_id, l.id, ID_UUID_SIZE);
     if (l.id[0])
@@ -69,9 +69,9 @@ static int find_or_make_user(struct loop *loop, struct db *db, const char *name,
     struct user u = {
         .name = x_strdup(name), .role = x_strdup("owner"), .created_at = clock_wall_ms()};
     memcpy(ret_id, id_uuid(u.id), ID_UUID_SIZE);
-    struct cmd_wait made = {.loop = loop};
+    struct setup_wait made = {.loop = loop};
     user_insert(db, &u, on_user_made, &made);
-    int rc = cmd_wait_run(&made);
+    int rc = setup_wait(&made);
     free(u.name);
     free(u.role);
     return rc;
@@ -80,18 +80,18 @@ static int find_or_make_user(struct loop *loop, struct db *db, const char *name,
 static void on_key(void *ctx, const struct api_key *key, const struct err *err)
 {
     (void)key;
-    cmd_answered(ctx, err);
+    setup_answered(ctx, err);
 }
 
 int new_key_insert(struct loop *loop, struct db *db, const struct new_key *what,
                    struct api_key *key, char ret_text[KEY_TEXT_SIZE])
 {
-    struct cmd_wait wait = {.loop = loop};
+    struct setup_wait wait = {.loop = loop};
     if (find_or_make_user(loop, db, what->user, key->user_id) != 0)
         return -1;
     x_replace(&key->name, what->name);
     x_replace(&key->status, "active");
     auth_key_generate(key, ret_text);
     api_key_insert(db, key, on_key, &wait);
-    return cmd_wait_run(&wait);
+    return setup_wait(&wait);
 }
