@@ -32,6 +32,7 @@
 #define CLOSE_TIMEOUT_MS   2000
 #define CLOSE_POLL_MS      20
 #define ADMIN_COST         12
+#define SPARE_SLOTS        64 /* turns that have left their worker but are not settled */
 #define DEMO_WORD_DELAY_MS 15
 
 enum phase { PHASE_SERVING, PHASE_DRAINING, PHASE_FLUSHING, PHASE_CLOSING, PHASE_STOPPING };
@@ -49,6 +50,7 @@ struct app {
     struct event *sig_term, *sig_int, *sig_hup;
     struct timer deadline;
     enum phase phase;
+    bool aborted; /* running turns were told to stop */
     int64_t closing_until_ms;
     char admin_password[32], first_key[KEY_TEXT_SIZE];
 };
@@ -246,6 +248,31 @@ static void on_journal(void *ctx, const struct err *err)
     setup_answered(&r->wait, err);
 }
 
+/* A turn that was running when an earlier server was killed. */
+static int on_left_turn(void *ctx, struct usage_row *row)
+{
+    struct app *a = OBJ(ctx, struct app, APP_TAG);
+    struct err err;
+    row->status_code = 500;
+    row->estimated = true;
+    snprintf(row->error, sizeof(row->error), "server_died: the server was killed in this turn");
+    log_warn("a turn was cut off by the end of an earlier server",
+             LF_S("request_id", row->request_id), LF_I("input_tokens", row->input_tokens),
+             LF_I("output_tokens", row->output_tokens));
+    if (journal_append(a->gw.journal, row, &err) == 0)
+        return 0;
+    log_error("its usage could not be written", LF_S("error", err.msg));
+    return -1;
+}
+
+static int open_inflight(struct app *a, struct err *err)
+{
+    AUTO(free_charp) char *path = x_printf("%s/journal/running", a->conf->data_dir);
+    size_t slots = (size_t)a->conf->pool.max_workers * 2 + SPARE_SLOTS;
+    a->gw.inflight = inflight_open(path, slots, on_left_turn, a, err);
+    return a->gw.inflight ? 0 : -1;
+}
+
 /* Blocking: what an earlier run left in the journal, then what the day has seen. */
 static int restore_limits(struct app *a)
 {
@@ -312,6 +339,8 @@ static int open_store(struct app *a, struct err *err)
         return -1;
     g->journal = journal_open(a->loop, g->db, journal_dir, err);
     if (!g->journal)
+        return -1;
+    if (open_inflight(a, err) != 0)
         return -1;
     g->limits = limits_new();
     if (restore_limits(a) != 0)
@@ -397,14 +426,33 @@ static void on_jobs_done(void *ctx)
     journal_flush(a->gw.journal, on_flushed, a);
 }
 
+static void abort_jobs(struct app *a)
+{
+    a->aborted = true;
+    timer_set(&a->deadline, ABORT_GRACE_MS);
+    gateway_abort(&a->gw);
+}
+
+/* Something does not answer, the database most likely. What the turns have used stands in
+ * journal/running, and the workers die with this process. */
+static noreturn void give_up(const struct app *a)
+{
+    log_error("could not stop in order; the next start finds the open turns in the journal",
+              LF_I("jobs", a->gw.jobs.len));
+    log_flush();
+    _exit(1);
+}
+
 static void on_deadline(void *obj)
 {
     struct app *a = OBJ(obj, struct app, APP_TAG);
     switch (a->phase) {
     case PHASE_DRAINING:
+        if (a->aborted)
+            give_up(a);
         log_warn("drain deadline reached, interrupting what still runs",
                  LF_I("jobs", a->gw.jobs.len));
-        gateway_abort(&a->gw);
+        abort_jobs(a);
         break;
     case PHASE_FLUSHING:
         begin_closing(a);
@@ -430,7 +478,7 @@ static void on_stop_signal(evutil_socket_t sig, short what, void *ctx)
         timer_set(&a->deadline, a->conf->server.drain_timeout * 1000);
         gateway_drain(&a->gw, on_jobs_done, a);
     } else if (a->phase == PHASE_DRAINING) { /* asked twice: do not wait */
-        gateway_abort(&a->gw);
+        abort_jobs(a);
     }
 }
 
@@ -501,6 +549,7 @@ static void close_all(struct app *a)
     http_server_free(g->server);
     pool_free(g->pool);
     auth_free(g->auth);
+    inflight_close(g->inflight);
     if (g->journal)
         journal_close(g->journal);
     if (g->db)
@@ -519,6 +568,8 @@ static void close_all(struct app *a)
     cli_decode_forget();
     free(a->claude_bin);
     free(a->claude_version);
+    if (a->run_dir)
+        rmdir(a->run_dir); /* empty by now; it may stand in a temporary directory */
     free(a->run_dir);
     free(a->base_url);
     if (a->lock_fd >= 0)

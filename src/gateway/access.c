@@ -150,7 +150,8 @@ int gateway_check_permissions(const struct api_key *key, struct chat_request *r,
         snprintf(err->field, sizeof(err->field), "stream");
         return -1;
     }
-    if (perm->max_tokens >= 0 && r->max_tokens > perm->max_tokens) {
+    int64_t at_least = r->max_tokens ? r->max_tokens : 1;
+    if (perm->max_tokens >= 0 && at_least > perm->max_tokens) {
         err_set(err, ERR_FORBIDDEN, "max tokens: this key allows at most %lld per request",
                 (long long)perm->max_tokens);
         snprintf(err->field, sizeof(err->field), "max_tokens");

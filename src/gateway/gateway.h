@@ -6,6 +6,7 @@
 #include "auth/auth.h"
 #include "conf/conf.h"
 #include "http/http.h"
+#include "limit/inflight.h"
 #include "limit/journal.h"
 #include "limit/limit.h"
 #include "pool/pool.h"
@@ -20,6 +21,7 @@ struct gateway {
     struct auth *auth;
     struct limits *limits;
     struct journal *journal;
+    struct inflight *inflight;
     struct sessions *sessions;
     struct pool *pool;
     struct http_server *server;

@@ -37,6 +37,8 @@ struct job {
     json_t *answer;            /* content of the finished message, kept over SAVING */
     struct cli_message message;
     struct usage_row usage;
+    size_t slot;        /* of the running turns' file */
+    int64_t text_bytes; /* of the answer so far */
     int64_t start_us, first_us;
     char peer[64], client_request_id[132]; /* for the log line */
 };
@@ -131,7 +133,9 @@ static void log_settled(const struct job *j, const struct err *err)
 {
     const struct usage_row *u = &j->usage;
     enum log_level level = err && err_info(err->code)->is_fault ? LOG_ERROR : LOG_INFO;
-    log_write(level, "turn", LF_S("request_id", u->request_id), LF_S("key", j->key->key.public_id),
+    log_write(level, "request", LF_S("request_id", u->request_id), LF_S("method", u->method),
+              LF_S("path", u->endpoint), LF_I("status", u->status_code), LF_S("peer", j->peer),
+              LF_S("client_request_id", j->client_request_id), LF_S("key", j->key->key.public_id),
               LF_S("model", u->model), LF_S("outcome", err ? err_info(err->code)->name : "ok"),
               LF_I("input_tokens", u->input_tokens), LF_I("output_tokens", u->output_tokens),
               LF_I("cache_read_tokens", u->cache_read_tokens), LF_I("ttft_ms", u->ttft_ms),
@@ -148,6 +152,29 @@ static void write_usage(struct job *j)
         log_error("usage row could not be written to the journal, it waits in memory",
                   LF_S("request_id", j->usage.request_id), LF_S("error", err.msg));
     }
+}
+
+/* What a killed server would leave of this turn: written before anything of it is answered, kept
+ * up to date for nothing (it is memory), and thrown away once the true row is in the journal. */
+static void note_progress(struct job *j, const json_t *event)
+{
+    struct usage_row *u = &j->usage;
+    const json_t *delta = json_object_get(event, "delta");
+    const json_t *usage = json_object_get(json_object_get(event, "message"), "usage");
+    if (delta) {
+        j->text_bytes +=
+            (int64_t)(json_get_str(delta, "text").len + json_get_str(delta, "thinking").len +
+                      json_get_str(delta, "partial_json").len);
+    } else if (usage) {
+        u->input_tokens = json_get_int(usage, "input_tokens", 0);
+        u->cache_creation_tokens = json_get_int(usage, "cache_creation_input_tokens", 0);
+        u->cache_read_tokens = json_get_int(usage, "cache_read_input_tokens", 0);
+    }
+    u->output_tokens = (j->text_bytes + 3) / 4;
+    if (j->slot == INFLIGHT_NONE)
+        j->slot = inflight_begin(j->g->inflight, u);
+    inflight_update(j->g->inflight, j->slot, u->input_tokens, u->output_tokens,
+                    u->cache_creation_tokens, u->cache_read_tokens);
 }
 
 /* err NULL: success. Afterwards only the reply is left to be written. */
@@ -168,6 +195,7 @@ static void settle(struct job *j, const struct err *err)
     if (j->http)
         http_req_set_logged(j->http);
     write_usage(j);
+    inflight_end(g->inflight, j->slot);
     count_usage(j, err ? err_info(err->code)->name : "ok");
     log_settled(j, err);
     if (j->session)
@@ -273,6 +301,7 @@ static void on_turn_event(void *ctx, const json_t *event)
     struct job *j = OBJ(ctx, struct job, JOB_TAG);
     if (!j->first_us)
         j->first_us = clock_mono_us();
+    note_progress(j, event);
     if (!j->req->stream || !j->http)
         return;
     if (!j->began) {
@@ -457,6 +486,7 @@ static struct job *new_job(struct gateway *g, struct http_req *http, struct chat
     auth_key_ref(j->key);
     j->req = req;
     j->dialect = dialect;
+    j->slot = INFLIGHT_NONE;
     j->start_us = http_req_start_us(http);
     snprintf(u->request_id, sizeof(u->request_id), "%s", http_req_id(http));
     snprintf(u->api_key_id, sizeof(u->api_key_id), "%s", j->key->key.id);

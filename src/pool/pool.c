@@ -18,6 +18,7 @@
 #define MAX_ATTEMPTS   2 /* one silent retry before the first byte */
 #define BACKOFF_MIN_MS 500
 #define BACKOFF_MAX_MS 30000
+#define FAIR_WAIT_MS   1000  /* a turn that waited this long gets the next free worker's place */
 #define EVICT_IDLE_MS  10000 /* younger idle workers are ended only when a turn waits */
 #define CLEAR_IDLE_MS  2000  /* idle this long: forget the finished conversations */
 #define CLEAR_TURNS    32    /* or after this many turns */
@@ -36,7 +37,7 @@ struct pool {
     char last_start_error[400];
     double wait_estimate_s; /* smoothed time from one dispatch to the next: for retry-after */
     int64_t last_dispatch_ms;
-    bool stopping;
+    bool stopping, stopped_told;
     void (*stopped)(void *ctx);
     void *stopped_ctx;
 };
@@ -223,7 +224,9 @@ static void take_back(struct pool *p, struct turn *t, const struct err *why)
     bool again = why->code == ERR_WORKER && !t->cancelled && !t->any_event &&
                  t->attempts < MAX_ATTEMPTS && !p->stopping;
     if (!again) {
-        fail_turn(t, why);
+        struct err stop;
+        err_set(&stop, ERR_SHUTTING_DOWN, "The server is shutting down");
+        fail_turn(t, p->stopping ? &stop : why);
         return;
     }
     metric_add(&retried_total, 1);
@@ -232,12 +235,19 @@ static void take_back(struct pool *p, struct turn *t, const struct err *why)
     list_push_front(&p->queue, &t->node);
 }
 
+static void tell_stopped(void *obj)
+{
+    struct pool *p = OBJ(obj, struct pool, POOL_TAG);
+    p->stopped(p->stopped_ctx);
+}
+
+/* Deferred: never inside pool_stop(), and after everything that is deferred already - workers to
+ * be freed, turns to be failed, a dispatch. */
 static void maybe_stopped(struct pool *p)
 {
-    if (p->stopping && total(p) == 0 && p->stopped) {
-        void (*stopped)(void *ctx) = p->stopped;
-        p->stopped = NULL;
-        stopped(p->stopped_ctx);
+    if (p->stopping && total(p) == 0 && !p->stopped_told) {
+        p->stopped_told = true;
+        loop_defer(p->loop, tell_stopped, p);
     }
 }
 
@@ -348,6 +358,17 @@ static void assign(struct pool *p, struct worker *w, struct turn *t)
     worker_run(w, t);
 }
 
+/* Without this a class that always has a turn waiting would keep its workers for ever: dispatch()
+ * comes by here before it offers the idle ones to turns further back. */
+static void make_room(struct pool *p, const struct turn *t, size_t needed)
+{
+    size_t coming = p->starting.len + p->spare.len + p->ending.len;
+    struct node *n = list_first(&p->idle);
+    if (n && coming < needed && total(p) >= (size_t)p->opts.max_workers &&
+        clock_mono_us() - t->queued_at_us >= FAIR_WAIT_MS * 1000)
+        end_worker(p, worker_of(n), "evicted");
+}
+
 static void dispatch(struct pool *p)
 {
     size_t needed = 0;
@@ -358,7 +379,7 @@ static void dispatch(struct pool *p)
         if (w)
             assign(p, w, t);
         else
-            needed++;
+            make_room(p, t, ++needed);
     }
     balance(p, needed);
 }

@@ -129,7 +129,8 @@ static void conclude(struct worker *w, const struct cli_msg *msg, const struct e
                  msg->session_id.p);
     turn_conclude(t, msg, why, &result);
     forget_history(w);
-    if (result.ok && t->will_hold[0])
+    /* One message and a good end, or it has words in its memory that the session does not know. */
+    if (result.ok && msg && !msg->is_error && t->seen_messages == 1 && t->will_hold[0])
         x_replace(&w->holds, t->will_hold);
     w->turns++;
     w->turns_since_clear++;
@@ -182,6 +183,7 @@ static void prepare_next(struct worker *w)
             continue;
         }
         cli_put_user(&p->out, content, false);
+        timer_set(&p->deadline, p->opts->prepare_timeout_ms); /* for each step, not for all */
         flush_out(w);
         return; /* its acknowledgement calls us again */
     }

@@ -10,6 +10,7 @@
 #include "core/log.h"
 #include "metrics/metrics.h"
 
+#define HASH_FUNCTION HASH_FNV /* ids are ours; the default warns under clang */
 #include <uthash.h>
 
 #define SESSIONS_TAG TAG4('S', 'E', 'S', 'S')

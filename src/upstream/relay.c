@@ -70,7 +70,7 @@ static void serve_messages(struct relay *r, struct evhttp_request *req, const ch
         call_refuse(req, 404, "not_found_error", "the relay serves /v1/messages only");
     else if (!r->turn)
         refuse(req, path);
-    else if (r->home.settled)
+    else if (r->home.settled && !r->turn->many)
         refuse_extra(req, path);
     else if (r->home.calls.len >= MAX_CALLS)
         call_refuse(req, 429, "rate_limit_error", "too many calls at once in this turn");

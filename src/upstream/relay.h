@@ -40,6 +40,7 @@ struct relay_turn {
                                max_tokens, stop_sequences, ...); a null value removes the key; NULL = none */
     json_t *system;         /* array of blocks appended to the request's `system`; NULL = none */
     const char *request_id; /* for logs */
+    bool many;              /* the turn may call again after an answer (a tool loop does) */
     /* out: */
     int calls; /* requests forwarded (retries not counted) */
     int retries;

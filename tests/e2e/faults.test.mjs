@@ -217,7 +217,7 @@ test('a flood towards a client that does not read: stopped, in bounded memory', 
   });
   response.pause();
   const requestId = response.headers['request-id'];
-  const line = await gw.logged((l) => l.message === 'turn' && l.request_id === requestId, 30_000);
+  const line = await gw.logged((l) => l.message === 'request' && l.request_id === requestId, 30_000);
   assert.equal(line.outcome, 'client_gone');
   const grown = (gw.rssKb() - before) >> 10;
   assert.ok(grown < 600, `grew by ${grown} MiB`); // a sanitizer keeps 256 MiB of freed memory
@@ -316,7 +316,7 @@ test('after all of that: no worker stays busy, nothing was lost', LIMIT, async (
   assert.equal((await gw.pool()).queued, 0);
   assert.equal(await gw.metrics('claudegate_usage_dropped_total'), 0);
   const rows = await gw.usageRows();
-  const turns = gw.logs().filter((line) => line.message === 'turn');
+  const turns = gw.logs().filter((line) => line.message === 'request' && line.outcome);
   assert.equal(rows.length, turns.length);
   assert.equal(new Set(rows.map((row) => row.request_id)).size, rows.length);
   assert.ok(processes().every((p) => p.ppid !== gw.pid || p.state !== 'Z'), 'no zombies');

@@ -209,7 +209,7 @@ test('kill -9 of the server with a real turn: no orphan, and upstream is hung up
     await up.waitFor((list) => list[0]?.aborted);
   });
 
-test('kill -9 of the server: each finished request is in the books exactly once', LIMIT,
+test('kill -9 of the server: each request is in the books exactly once, finished or not', LIMIT,
   async (t) => {
     const gw = await Gateway.start();
     const finished = [];
@@ -226,11 +226,20 @@ test('kill -9 of the server: each finished request is in the books exactly once'
     const rows = (await again.usageRows()).map((row) => row.request_id);
     assert.deepEqual(finished.filter((id) => rows.filter((r) => r === id).length !== 1), []);
     assert.equal(new Set(rows).size, rows.length);
-    assert.ok(keep.every(({ requestId }) => rows.filter((r) => r === requestId).length <= 1));
+    const cut = (await again.usageRows()).filter((row) => keep.some((k) => k.requestId === row.request_id));
+    assert.equal(cut.length, 2, 'what the running turns had used is in the books too');
+    for (const row of cut) {
+      assert.match(row.error, /^server_died/);
+      assert.equal(row.status_code, 500);
+      assert.equal(row.estimated, 1);
+      assert.equal(row.input_tokens, 10, 'as the first event said');
+      assert.ok(row.output_tokens > 0);
+    }
     assert.equal((await again.ask('hello')).response, 'ok', 'the key still works');
     await again.stop();
     const third = await again.restart({ test: t });
     assert.equal((await third.usageRows()).length, rows.length + 1);
+    assert.equal(rows.length, finished.length + keep.length);
   });
 
 test('kill -9 while rows are being moved, again and again', LIMIT, async (t) => {
@@ -320,7 +329,7 @@ test('SIGHUP opens the log files anew', LIMIT, async (t) => {
   const gw = await Gateway.start({ test: t });
   const logs = join(gw.dataDir, 'logs');
   await gw.ask('hello');
-  await gw.logged((line) => line.message === 'turn');
+  await gw.logged((line) => line.message === 'request' && line.outcome);
   renameSync(join(logs, 'combined.log'), join(logs, 'combined.log.1'));
   renameSync(join(logs, 'error.log'), join(logs, 'error.log.1'));
   gw.signal('SIGHUP');

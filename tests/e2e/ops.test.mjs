@@ -128,13 +128,13 @@ test('logs: JSON lines with request ids; errors apart; no prompt, no key', LIMIT
   const bad = await gw.chat({ message: `private too ${fake({ exit_at: 'init' })}` });
   assert.equal(bad.status, 502);
   const idOf = ({ headers }) => headers['request-id'];
-  const turn = await gw.logged((l) => l.message === 'turn' && l.request_id === idOf(good));
-  assert.deepEqual([turn.level, turn.outcome, turn.input_tokens, turn.output_tokens],
+  const line = await gw.logged((l) => l.message === 'request' && l.request_id === idOf(good));
+  assert.deepEqual([line.level, line.outcome, line.input_tokens, line.output_tokens],
     ['info', 'ok', 10, 5]);
-  const access = await gw.logged((l) => l.message === 'request' && l.request_id === idOf(good));
-  assert.deepEqual([access.method, access.path, access.route, access.status, access.peer,
-    access.client_request_id], ['POST', '/api/chat', '/api/chat', 200, '127.0.0.1', 'abc-1']);
-  assert.equal(access.key, turn.key);
+  assert.deepEqual([line.method, line.path, line.status, line.peer, line.client_request_id],
+    ['POST', '/api/chat', 200, '127.0.0.1', 'abc-1']);
+  assert.equal(line.key, (await gw.key()).slice(6, 18));
+  assert.equal(gw.logs().filter((l) => l.request_id === idOf(good)).length, 1, 'one line each');
   await gw.logged((l) => l.message === 'request' && l.request_id === idOf(bad));
   for (const line of gw.logs()) {
     assert.match(line.timestamp, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/);

@@ -60,20 +60,22 @@ static void assert_str_equal(struct str a, struct str b)
         fail_msg("'%.*s' is not '%.*s'", (int)a.len, a.p, (int)b.len, b.p);
 }
 
-/* Everything the worker reads from a message. */
+/* Everything the worker reads from a message: of a good result only the session's id. */
 static void assert_same_answer(const struct cli_msg *a, const struct cli_msg *b)
 {
     assert_int_equal(a->kind, b->kind);
     assert_int_equal(a->is_error, b->is_error);
-    assert_int_equal(a->num_turns, b->num_turns);
-    assert_int_equal(a->api_error_status, b->api_error_status);
     assert_int_equal(a->success, b->success);
-    assert_str_equal(a->result, b->result);
-    assert_str_equal(a->terminal_reason, b->terminal_reason);
     assert_str_equal(a->request_id, b->request_id);
     assert_str_equal(a->error, b->error);
     if (a->kind == CLI_RESULT)
         assert_str_equal(a->session_id, b->session_id);
+    if (a->is_error) {
+        assert_int_equal(a->num_turns, b->num_turns);
+        assert_int_equal(a->api_error_status, b->api_error_status);
+        assert_str_equal(a->result, b->result);
+        assert_str_equal(a->terminal_reason, b->terminal_reason);
+    }
     assert_int_equal(a->event != NULL, b->event != NULL);
     if (a->event)
         assert_true(json_equal(a->event, b->event));
@@ -247,9 +249,11 @@ static void check_line(const struct recording *rec, const struct cli_msg *m)
     switch (m->kind) {
     case CLI_RESULT:
         assert_int_equal(m->is_error, rec->is_error);
+        assert_int_equal(m->session_id.len, 36);
+        if (!rec->is_error)
+            break;
         assert_int_equal(m->api_error_status, rec->status);
         assert_int_equal(m->num_turns, rec->num_turns);
-        assert_int_equal(m->session_id.len, 36);
         assert_str_equal(m->terminal_reason, str_c(rec->terminal));
         if (!str_starts(m->result, rec->result))
             fail_msg("%s: %.*s", rec->name, (int)m->result.len, m->result.p);
@@ -523,6 +527,8 @@ static void check_beginnings(struct str line)
         cli_decode(str_n(part, n), &m);
         if (m.kind == CLI_STREAM) /* its event was complete; what follows is not looked at */
             assert_true(json_equal(m.event, whole.event));
+        else if (m.kind == CLI_RESULT) /* a good one, with its id, is not read to the end */
+            assert_true(!m.is_error && str_eq(m.session_id, whole.session_id));
         else if (m.kind != CLI_GARBAGE) /* init, status, assistant: known by their first bytes */
             assert_true(m.kind == CLI_INIT || m.kind == CLI_OTHER);
         cli_msg_release(&m);
@@ -541,6 +547,68 @@ static void test_decode_partial_lines(void **state)
             check_beginnings(str_split(&rest, '\n'));
         free(text);
     }
+}
+
+/* What looks like the end of an event or the id of a result, inside texts and objects. */
+static void test_decode_is_not_misled_by_contents(void **state)
+{
+#define TAIL ",\"session_id\":\"s-1\",\"uuid\":\"u\"}"
+    static const char *const events[] = {
+        "{\"type\":\"a\",\"text\":\",\\\"session_id\\\":\\\"evil\\\"\"}",
+        "{\"type\":\"a\",\"input\":{\"x\":1,\"session_id\":\"evil\"}}",
+        "{\"type\":\"a\",\"session_id\":\"evil\"}",
+        "{\"type\":\"a\",\"n\":[{},\"session_id\",\":\"]}",
+        "{}",
+    };
+    (void)state;
+    for (size_t round = 0; round < 2; round++) { /* the second time from what was kept */
+        for (size_t i = 0; i < ARRAY_SIZE(events); i++) {
+            struct err err;
+            struct cli_msg m;
+            char *line = x_printf("{\"type\":\"stream_event\",\"event\":%s" TAIL, events[i]);
+            json_t *expected = json_parse(str_c(events[i]), &err);
+            cli_decode(str_c(line), &m);
+            assert_int_equal(m.kind, CLI_STREAM);
+            assert_true(json_equal(m.event, expected));
+            cli_msg_release(&m);
+            json_decref(expected);
+            free(line);
+        }
+    }
+    struct cli_msg m;
+    cli_decode(STR("{\"type\":\"result\",\"subtype\":\"success\",\"is_error\":false,\"result\":"
+                   "\"say ,\\\"session_id\\\":\\\"evil\\\"\"" TAIL),
+               &m);
+    assert_int_equal(m.kind, CLI_RESULT);
+    assert_str_equal(m.session_id, STR("s-1"));
+    cli_msg_release(&m);
+    check_kind(STR("{\"type\":\"result\",\"subtype\":\"success\",\"is_error\":false,"),
+               CLI_GARBAGE);
+    check_kind(STR("{\"type\":\"result\",\"subtype\":\"success\",\"is_error\":false}"), CLI_RESULT);
+    check_kind(STR("{\"type\":\"stream_event\",\"event\":" TAIL), CLI_GARBAGE);
+    check_kind(STR("{\"type\":\"stream_event\",\"event\":[]" TAIL), CLI_OTHER);
+}
+
+/* Short events are parsed once and kept: many of them, over and over, each as it was written. */
+static void test_decode_kept_events(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 3000; i++) {
+        struct cli_msg m;
+        char line[300];
+        snprintf(line, sizeof(line),
+                 "{\"type\":\"stream_event\",\"event\":{\"type\":\"content_block_stop\","
+                 "\"index\":%d,\"pad\":\"%0*d\"}" TAIL,
+                 i % 300, i % 170, 0);
+        cli_decode(str_c(line), &m);
+        assert_int_equal(m.kind, CLI_STREAM);
+        assert_int_equal(json_get_int(m.event, "index", -1), i % 300);
+        assert_int_equal(json_get_str(m.event, "pad").len, i % 170 ? i % 170 : 1);
+        cli_msg_release(&m);
+        if (i % 1000 == 999)
+            cli_decode_forget();
+    }
+    cli_decode_forget();
 }
 
 static void test_decode_huge_and_deep(void **state)

@@ -139,27 +139,61 @@ static void test_clocks_move(void **state)
 
 /* --- id ----------------------------------------------------------------------------------- */
 
-static void test_uuid_format(void **state)
-{
-    (void)state;
-    for (int n = 0; n < 2000; n++) {
-        char id[ID_UUID_SIZE];
-        assert_ptr_equal(id_uuid(id), id);
-        assert_int_equal(strlen(id), 36);
-        for (int i = 0; i < 36; i++) {
-            if (i == 8 || i == 13 || i == 18 || i == 23)
-                assert_int_equal(id[i], '-');
-            else
-                assert_non_null(strchr("0123456789abcdef", id[i]));
-        }
-        assert_int_equal(id[14], '4');
-        assert_non_null(strchr("89ab", id[19]));
-    }
-}
-
 static int compare_ids(const void *a, const void *b)
 {
     return strcmp(a, b);
+}
+
+static void check_uuid(const char *id)
+{
+    assert_int_equal(strlen(id), 36);
+    for (int i = 0; i < 36; i++) {
+        if (i == 8 || i == 13 || i == 18 || i == 23)
+            assert_int_equal(id[i], '-');
+        else
+            assert_non_null(strchr("0123456789abcdef", id[i]));
+    }
+    assert_int_equal(id[14], '7');
+    assert_non_null(strchr("89ab", id[19]));
+}
+
+/* Milliseconds in the first 48 bits. */
+static int64_t uuid_time(const char *id)
+{
+    char hex[13];
+    snprintf(hex, sizeof(hex), "%.8s%.4s", id, id + 9);
+    return (int64_t)strtoull(hex, NULL, 16);
+}
+
+static void test_uuids_are_well_formed_and_in_order(void **state)
+{
+    enum { COUNT = 20000 }; /* more than the counter holds for one millisecond */
+    char last[ID_UUID_SIZE] = "", id[ID_UUID_SIZE];
+    (void)state;
+    int64_t start = clock_wall_ms();
+    for (int n = 0; n < COUNT; n++) {
+        assert_ptr_equal(id_uuid(id), id);
+        check_uuid(id);
+        assert_true(strcmp(last, id) < 0);
+        memcpy(last, id, sizeof(last));
+        assert_in_range(uuid_time(id), start - 1000, start + 60000);
+    }
+}
+
+/* What is not the time must not be guessed from its neighbours. */
+static void test_uuids_differ_in_their_random_part(void **state)
+{
+    enum { COUNT = 5000 };
+    char(*tails)[20] = x_calloc(COUNT, sizeof(*tails));
+    (void)state;
+    for (size_t i = 0; i < COUNT; i++) {
+        char id[ID_UUID_SIZE];
+        snprintf(tails[i], sizeof(tails[i]), "%s", id_uuid(id) + 19);
+    }
+    qsort(tails, COUNT, sizeof(*tails), compare_ids);
+    for (size_t i = 1; i < COUNT; i++)
+        assert_string_not_equal(tails[i], tails[i - 1]);
+    free(tails);
 }
 
 static void test_ids_are_unique(void **state)

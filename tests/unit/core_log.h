@@ -104,8 +104,8 @@ static void test_log_line_is_json_for_nasty_values(void **state)
     log_info("quote\" and \\ and \n newline", LF_STR("nul", STR("a\0b\x01\x7F")),
              LF_STR("bad", STR("\xFF\xC3")), LF_S("null", NULL), LF_STR("sep", STR("\xE2\x80\xA8")),
              LF_S("a \"key\"\n", "v"), LF_I("min", INT64_MIN), LF_I("max", INT64_MAX),
-             LF_D("real", 0.1), LF_D("inf", INFINITY), LF_D("ninf", -INFINITY), LF_D("nan", NAN),
-             LF_D("huge", 1e300), LF_B("yes", true), LF_B("no", 0));
+             LF_D("real", 0.1), LF_D("inf", (double)INFINITY), LF_D("ninf", -(double)INFINITY),
+             LF_D("nan", (double)NAN), LF_D("huge", 1e300), LF_B("yes", true), LF_B("no", 0));
     json_t *lines = read_log_lines("combined.log"), *l = json_array_get(lines, 0);
     assert_int_equal(json_array_size(lines), 1);
     assert_true(str_eq_c(json_get_str(l, "message"), "quote\" and \\ and \n newline"));

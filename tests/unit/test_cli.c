@@ -33,6 +33,8 @@ int main(void)
         cmocka_unit_test(test_decode_wrong_types_read_as_nothing),
         cmocka_unit_test(test_decode_survives_lone_surrogates),
         cmocka_unit_test(test_decode_partial_lines),
+        cmocka_unit_test(test_decode_is_not_misled_by_contents),
+        cmocka_unit_test(test_decode_kept_events),
         cmocka_unit_test(test_decode_huge_and_deep),
         cmocka_unit_test(test_message_all_kinds_of_blocks),
         cmocka_unit_test(test_message_second_start_begins_anew),

@@ -249,6 +249,25 @@ static void test_a_failed_turn_is_not_held(void **state)
     assert_conversation("user:again|");
 }
 
+/* Asked once, but the program went on by itself: its memory holds more than the session knows. */
+static void test_a_conversation_with_extra_words_is_not_held(void **state)
+{
+    struct probe p = {.tag = 0};
+    (void)state;
+    open_pool();
+    ask_conversation(&p, MODEL, NULL, "fake:{\"text\":\"\",\"then\":{\"text\":\"late\"}}", NULL,
+                     "s:2");
+    assert_ok(&p, "late");
+    assert_int_equal(p.result.upstream_calls, 2);
+    json_t *history = json_array();
+    history_add(history, "user", "question");
+    history_add(history, "assistant", "late");
+    ask_conversation(&p, MODEL, history, "again", "s:2", NULL);
+    json_decref(history);
+    assert_ok(&p, "ok");
+    assert_conversation("user:question|assistant:late|user:again|");
+}
+
 static void test_another_model(void **state)
 {
     struct probe p = {.tag = 0};
@@ -445,6 +464,7 @@ int main(void)
         POOL_TEST(test_a_long_history_is_no_hang),
         POOL_TEST(test_a_held_conversation_is_not_sent_again),
         POOL_TEST(test_a_failed_turn_is_not_held),
+        POOL_TEST(test_a_conversation_with_extra_words_is_not_held),
         POOL_TEST(test_another_model),
         POOL_TEST(test_turns_do_not_see_each_other),
         POOL_TEST(test_recycled_after_max_requests),

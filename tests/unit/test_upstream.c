@@ -133,6 +133,35 @@ static void a_finished_response_is_let_go(void **state)
     rig_close(&rig);
 }
 
+/* One question, one answer: after a whole message or a failure nothing more goes upstream. */
+static void an_extra_call_is_refused(void **state)
+{
+    (void)state;
+    const char *const firsts[] = {STREAM, NULL};
+    for (size_t i = 0; i < ARRAY_SIZE(firsts); i++) {
+        struct rig rig;
+        AUTO(buf_release) struct buf b, c;
+        struct step steps[] = {firsts[i] ? chunked(&b, firsts[i])
+                                         : plain(&b, 404, "", ERROR_JSON("not_found_error", "m")),
+                               chunked(&c, STREAM)};
+        rig_open(&rig, steps, 2);
+        rig.turn.many = false;
+        ask_and_wait(&rig);
+        assert_status(&rig, firsts[i] ? 200 : 404);
+        ask_and_wait(&rig);
+        assert_status(&rig, 400);
+        assert_body(&rig, ERROR_JSON("invalid_request_error", "this turn has had its answer"));
+        relay_end_turn(rig.relay);
+        assert_int_equal(rig.turn.calls, 1);
+        assert_int_equal(rig.turn.answered, firsts[i] != NULL);
+        assert_int_equal(rig.turn.status, firsts[i] ? 200 : 404);
+        relay_begin_turn(rig.relay, &rig.turn); /* the next turn may ask again */
+        ask_and_wait(&rig);
+        assert_status(&rig, 200);
+        rig_close(&rig);
+    }
+}
+
 static void parameters_and_system_are_written(void **state)
 {
     (void)state;
@@ -686,6 +715,7 @@ int main(void)
         cmocka_unit_test(bearer_prefix_and_interim_answers),
         cmocka_unit_test(connections_are_reused),
         cmocka_unit_test(a_finished_response_is_let_go),
+        cmocka_unit_test(an_extra_call_is_refused),
         cmocka_unit_test(parameters_and_system_are_written),
         cmocka_unit_test(a_length_stop_is_hidden),
         cmocka_unit_test(bytes_may_come_one_by_one),

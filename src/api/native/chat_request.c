@@ -121,18 +121,23 @@ static json_t *base64_source(const struct source *s, struct err *err)
 static json_t *read_source(const json_t *j, struct err *err)
 {
     struct source s = {0};
-    if (!j) {
-        err_field(err, "source", "is required");
-        return NULL;
-    }
     if (json_read_fields(j, source_fields, ARRAY_SIZE(source_fields), &s, err) != 0)
         return NULL;
-    if (str_eq_c(s.type, "base64"))
-        return base64_source(&s, err);
-    if (!str_eq_c(s.type, "url")) {
+    bool base64 = str_eq_c(s.type, "base64");
+    if (!base64 && !str_eq_c(s.type, "url")) {
         err_field(err, "type", "must be \"base64\" or \"url\"");
         return NULL;
     }
+    const char *extra = base64           ? (s.url.p ? "url" : NULL)
+                        : s.data.p       ? "data"
+                        : s.media_type.p ? "media_type"
+                                         : NULL;
+    if (extra) {
+        err_field(err, extra, "does not go with this type of source");
+        return NULL;
+    }
+    if (base64)
+        return base64_source(&s, err);
     if (!str_starts(s.url, "https://")) {
         err_field(err, "url", "must be an https URL");
         return NULL;
@@ -140,22 +145,42 @@ static json_t *read_source(const json_t *j, struct err *err)
     return json_pack("{s:s, s:s%}", "type", "url", "url", s.url.p, s.url.len);
 }
 
+static json_t *read_image(const json_t *j, struct err *err)
+{
+    if (!j) {
+        err_field(err, "source", "is required");
+        return NULL;
+    }
+    json_t *source = read_source(j, err);
+    if (source)
+        return json_pack("{s:s, s:o}", "type", "image", "source", source);
+    char field[sizeof(err->field)], msg[sizeof(err->msg)];
+    snprintf(field, sizeof(field), "source.%.50s", err->field);
+    snprintf(msg, sizeof(msg), "source.%s", err->msg);
+    memcpy(err->field, field, sizeof(field));
+    memcpy(err->msg, msg, sizeof(msg));
+    return NULL;
+}
+
 static json_t *read_block(const json_t *j, struct err *err)
 {
     struct block b = {0};
     if (json_read_fields(j, block_fields, ARRAY_SIZE(block_fields), &b, err) != 0)
         return NULL;
-    if (str_eq_c(b.type, "text")) {
+    bool text = str_eq_c(b.type, "text"), image = str_eq_c(b.type, "image");
+    if ((text && b.source) || (image && b.text.p)) {
+        err_field(err, text ? "source" : "text", "does not go with this type of block");
+        return NULL;
+    }
+    if (text) {
         if (is_blank(b.text)) {
             err_field(err, "text", "must not be %s", b.text.len ? "only white space" : "empty");
             return NULL;
         }
         return text_block(b.text);
     }
-    if (str_eq_c(b.type, "image")) {
-        json_t *source = read_source(b.source, err);
-        return source ? json_pack("{s:s, s:o}", "type", "image", "source", source) : NULL;
-    }
+    if (image)
+        return read_image(b.source, err);
     err_field(err, "type", "must be \"text\" or \"image\"");
     return NULL;
 }
