@@ -213,8 +213,9 @@ async function compareTurns() {
   await stop(up.p);
 }
 
-function cpuSeconds(pid) {
-  const f = fs.readFileSync(`/proc/${pid}/stat`, 'utf8');
+/** CPU seconds of a process, or of its first thread (the event loop) alone. */
+function cpuSeconds(pid, loopOnly = false) {
+  const f = fs.readFileSync(loopOnly ? `/proc/${pid}/task/${pid}/stat` : `/proc/${pid}/stat`, 'utf8');
   const fields = f.slice(f.lastIndexOf(')') + 2).split(' ');
   return (Number(fields[11]) + Number(fields[12])) / 100;
 }
@@ -249,14 +250,18 @@ wrk.body = '{"message":"hello"}'
   await Promise.all(Array.from({ length: 48 }, () => chat(gw, 'warm')));
   await sleep(1000);
   const c0 = cpuSeconds(gw.p.pid);
+  const l0 = cpuSeconds(gw.p.pid, true);
   const t0 = performance.now();
   const r = await wrk(gw, '/api/chat', script);
   const wall = (performance.now() - t0) / 1000;
   const cpu = cpuSeconds(gw.p.pid) - c0;
+  const loop = cpuSeconds(gw.p.pid, true) - l0;
   const base = await wrk(gw, '/healthz');
   if (r.bad) throw new Error(`${r.bad} requests failed`);
   const perCore = (r.rps * wall) / cpu;
   add('c  whole path, fake CLI, requests/s', r.rps.toFixed(0), `${base.rps.toFixed(0)}  GET /healthz on the same server`, `${(r.rps / base.rps).toFixed(2)} of it, p99 ${r.p99}`);
+  const perLoop = (r.rps * wall) / loop;
+  add('c  requests per CPU second of the event loop', perLoop.toFixed(0), `${(1e6 / perLoop).toFixed(0)} us of CPU each, one thread`, `${(loop / wall).toFixed(2)} cores used`);
   add('c  requests per CPU second of the server', perCore.toFixed(0), `${(1e6 / perCore).toFixed(0)} us of CPU each, all threads`, `${(cpu / wall).toFixed(2)} cores used`);
   await stop(gw.p);
 }

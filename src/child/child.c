@@ -26,6 +26,7 @@
 #define READ_CHUNK  65536
 #define READ_TURNS  8 /* chunks per wake-up: one loud child must not starve the loop */
 #define PIPE_SIZE   (1 << 20)
+#define LINE_KEEP   ((size_t)1 << 20)
 #define DRAIN_TURNS 64 /* chunks once it has ended: more than a pipe of the usual size holds */
 
 enum child_state { CHILD_RUNNING, CHILD_AWAIT_EOF, CHILD_AWAIT_EXIT, CHILD_DONE };
@@ -146,6 +147,8 @@ static void deliver_lines(struct child *c)
     }
     buf_consume(&c->line, start);
     c->scanned = c->line.len;
+    if (c->line.len == 0 && c->line.cap > LINE_KEEP) /* after a giant line */
+        buf_release(&c->line);
 }
 
 /* One read; false when there is nothing more for now. */

@@ -47,12 +47,19 @@ static int open_pipes(int pipes[PIPE_COUNT][2], struct err *err)
     return 0;
 }
 
+/* By system call: the C library's sigaction() refuses the two signals it uses itself, and whoever
+ * started us may have left them ignored. */
 static void reset_signals(void)
 {
-    struct sigaction dfl = {.sa_handler = SIG_DFL};
+    static const struct { /* the kernel's struct sigaction, all zero: SIG_DFL */
+        void *handler;
+        unsigned long flags;
+        void *restorer;
+        uint64_t mask;
+    } dfl;
     sigset_t none;
     for (int sig = 1; sig < NSIG; sig++)
-        sigaction(sig, &dfl, NULL);
+        syscall(SYS_rt_sigaction, sig, &dfl, NULL, sizeof(dfl.mask));
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
 }

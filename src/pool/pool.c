@@ -21,7 +21,10 @@
 #define FAIR_WAIT_MS   1000  /* a turn that waited this long gets the next free worker's place */
 #define EVICT_IDLE_MS  10000 /* younger idle workers are ended only when a turn waits */
 #define CLEAR_IDLE_MS  2000  /* idle this long: forget the finished conversations */
-#define CLEAR_TURNS    32    /* or after this many turns */
+#define CLEAR_TURNS    32    /* after this many turns a short pause is enough */
+#define CLEAR_PAUSE_MS 200
+#define CLEAR_NOW      128 /* and after this many none is waited for */
+#define BROKEN_AFTER   3   /* failed starts in a row, and nobody there: turns are not queued */
 
 struct pool {
     uint32_t tag;
@@ -183,7 +186,7 @@ static void to_idle(struct pool *p, struct worker *w)
     w->idle_since_ms = clock_mono_ms();
     if (reason || p->stopping) {
         end_worker(p, w, reason ? reason : "shutdown");
-    } else if (w->turns_since_clear >= CLEAR_TURNS) {
+    } else if (w->turns_since_clear >= CLEAR_NOW) {
         worker_clear(w); /* stays on the busy list until it is done */
     } else {
         move_to(w, &p->idle);
@@ -232,6 +235,7 @@ static void take_back(struct pool *p, struct turn *t, const struct err *why)
     metric_add(&retried_total, 1);
     log_warn("turn tried again on another worker", LF_S("request_id", t->request_id),
              LF_S("reason", why->msg));
+    t->waiting_since_us = clock_mono_us();
     list_push_front(&p->queue, &t->node);
 }
 
@@ -365,7 +369,7 @@ static void make_room(struct pool *p, const struct turn *t, size_t needed)
     size_t coming = p->starting.len + p->spare.len + p->ending.len;
     struct node *n = list_first(&p->idle);
     if (n && coming < needed && total(p) >= (size_t)p->opts.max_workers &&
-        clock_mono_us() - t->queued_at_us >= FAIR_WAIT_MS * 1000)
+        clock_mono_us() - t->waiting_since_us >= FAIR_WAIT_MS * 1000)
         end_worker(p, worker_of(n), "evicted");
 }
 
@@ -384,11 +388,28 @@ static void dispatch(struct pool *p)
     balance(p, needed);
 }
 
+/* Nobody can serve and starts fail: waiting would only be waiting for the time-out. */
+static bool is_broken(const struct pool *p)
+{
+    return p->failures_in_row >= BROKEN_AFTER && p->spare.len + p->idle.len + p->busy.len == 0;
+}
+
+static int retry_after_start(const struct pool *p)
+{
+    int64_t ms = p->no_start_before_ms - clock_mono_ms();
+    return ms < 1000 ? 1 : (int)(ms / 1000);
+}
+
 struct turn *pool_run(struct pool *p, const struct turn_request *req, const struct turn_ops *ops,
                       void *ctx, struct err *err)
 {
     if (p->stopping) {
         err_set(err, ERR_SHUTTING_DOWN, "The server is shutting down");
+        return NULL;
+    }
+    if (is_broken(p)) {
+        err_set(err, ERR_OVERLOADED, "No claude process can be started at the moment");
+        err->retry_after_s = retry_after_start(p);
         return NULL;
     }
     if (p->queue.len >= (size_t)p->opts.queue_max) {
@@ -412,7 +433,7 @@ static void expire_queue(struct pool *p)
     {
         struct turn *t = turn_of(n);
         struct err why;
-        if (now - t->queued_at_us < limit_us)
+        if (now - t->waiting_since_us < limit_us)
             continue;
         list_remove(&p->queue, n);
         err_set(&why, ERR_OVERLOADED, "No worker became free within %lld ms",
@@ -420,6 +441,14 @@ static void expire_queue(struct pool *p)
         why.retry_after_s = 5;
         fail_turn(t, &why);
     }
+}
+
+/* A pause, because a class whose worker is clearing would take a spare instead. */
+static bool wants_clear(const struct worker *w, int64_t idle_ms)
+{
+    if (w->turns_since_clear >= CLEAR_TURNS)
+        return idle_ms >= CLEAR_PAUSE_MS;
+    return w->dirty && !w->holds[0] && idle_ms >= CLEAR_IDLE_MS;
 }
 
 static void look_at_idle(struct pool *p)
@@ -434,7 +463,7 @@ static void look_at_idle(struct pool *p)
             reason = "idle";
         if (reason) {
             end_worker(p, w, reason);
-        } else if (w->dirty && !w->holds[0] && idle >= CLEAR_IDLE_MS) {
+        } else if (wants_clear(w, idle)) {
             move_to(w, &p->busy);
             worker_clear(w);
         }

@@ -28,7 +28,7 @@ struct turn *turn_new(struct pool *pool, const struct turn_request *req, const s
     t->relay.params = json_incref(req->params);
     t->relay.system = json_incref(req->system);
     t->relay.request_id = t->request_id;
-    t->queued_at_us = clock_mono_us();
+    t->queued_at_us = t->waiting_since_us = clock_mono_us();
     cli_message_init(&t->message, MESSAGE_MAX);
     return t;
 }

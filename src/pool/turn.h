@@ -17,6 +17,7 @@ struct turn {
     struct cli_message message;
     struct worker *worker; /* while one works on it */
     int64_t queued_at_us, claimed_at_us;
+    int64_t waiting_since_us; /* this attempt's place in the queue */
     int attempts;
     bool any_event; /* something of the answer was handed out: no retry any more */
     bool cancelled;

@@ -378,6 +378,12 @@ test('a start that fails for ever: backs off, says why, recovers', LIMIT, async 
   assert.ok(body.startFailuresInRow >= 2);
   const starts = await failing.metrics('claudegate_worker_starts_total');
   assert.ok(starts >= 2 && starts <= 5, `${starts} starts in 3 s`);
+  await eventually(async () => (await failing.pool()).startFailuresInRow >= 3);
+  const [refused, at] = await timed(() => failing.chat({ message: 'hello' }));
+  assert.equal(refused.status, 503, refused.text);
+  assert.match(refused.body.error, /No claude process can be started/);
+  assert.ok(Number(refused.headers['retry-after']) >= 1);
+  assert.ok(at < 1000, `at once, not after the queue's time-out: ${at} ms`);
   assert.ok(failing.logs('error.log').some((line) => /no such luck/.test(line.error)));
   assert.ok(existsSync(broken));
   rmSync(broken);
