@@ -84,8 +84,8 @@ static int open_any(const char *host, const char *port, int *ret_gai)
 
 static int open_listener(const char *listen_on, struct err *err)
 {
-    char host[256], port[8];
-    int gai;
+    char host[256] = "", port[8] = "";
+    int gai = 0;
     if (split(listen_on, host, sizeof(host), port, sizeof(port), err) != 0)
         return -1;
     int fd = open_any(host[0] ? host : "::", port, &gai);
@@ -100,7 +100,7 @@ static int open_listener(const char *listen_on, struct err *err)
 
 static void name_socket(int fd, char *out, size_t size)
 {
-    struct sockaddr_storage ss;
+    struct sockaddr_storage ss = {0};
     socklen_t len = sizeof(ss);
     char host[NI_MAXHOST] = "?", port[NI_MAXSERV] = "?";
     BUG_ON(getsockname(fd, (struct sockaddr *)&ss, &len) != 0);

@@ -16,6 +16,7 @@
 #define PROC_MAX    ((size_t)1 << 20)
 #define SECTOR_SIZE 512 /* /proc/diskstats counts these whatever the device */
 
+/* NOLINTBEGIN(bugprone-macro-parentheses): initialisers */
 #define PROCESS(n, t, h)                           \
     {                                              \
         .name = "process_" n, .type = t, .help = h \
@@ -24,6 +25,7 @@
     {                                                                           \
         .name = "claudegate_host_" n, .type = t, .help = h, .labels = { label } \
     }
+/* NOLINTEND(bugprone-macro-parentheses) */
 
 enum {
     CPU,

@@ -161,6 +161,29 @@ static bool answer_is_whole(const struct turn *t)
     return t->relay.answered && t->seen_messages > 0 && t->message.stop_reason[0];
 }
 
+/* 0 when the answer is good, whatever the CLI made of it and even if it died afterwards. */
+static int judge(const struct turn *t, const struct cli_msg *msg, const struct err *why,
+                 const char *stop_reason, struct err *err)
+{
+    if (t->cancelled) {
+        *err = t->cancel_err;
+        return -1;
+    }
+    if (t->message.too_large)
+        return err_set(err, ERR_TOO_LARGE, "The answer is larger than this server handles");
+    if (answer_is_whole(t))
+        return 0;
+    if (!msg) {
+        *err = *why;
+        return -1;
+    }
+    if (msg->is_error && strcmp(stop_reason, "refusal") != 0)
+        return api_error(t, msg, err);
+    if (t->seen_messages == 0)
+        return err_set(err, ERR_WORKER, "the turn ended without an answer");
+    return 0;
+}
+
 void turn_conclude(struct turn *t, const struct cli_msg *msg, const struct err *why,
                    struct turn_result *ret)
 {
@@ -170,18 +193,5 @@ void turn_conclude(struct turn *t, const struct cli_msg *msg, const struct err *
     snprintf(ret->stop_reason, sizeof(ret->stop_reason), "%s",
              t->relay.stop_reason[0] ? t->relay.stop_reason : t->message.stop_reason);
     snprintf(ret->cli_session_id, sizeof(ret->cli_session_id), "%s", t->cli_session_id);
-    if (t->cancelled)
-        ret->err = t->cancel_err;
-    else if (answer_is_whole(t) && !t->message.too_large)
-        ret->ok = true; /* whatever the CLI made of it, or whether it died afterwards */
-    else if (!msg)
-        ret->err = *why;
-    else if (msg->is_error && !str_eq_c(str_c(ret->stop_reason), "refusal"))
-        api_error(t, msg, &ret->err);
-    else if (t->message.too_large)
-        err_set(&ret->err, ERR_TOO_LARGE, "The answer is larger than this server handles");
-    else if (t->seen_messages == 0)
-        err_set(&ret->err, ERR_WORKER, "the turn ended without an answer");
-    else
-        ret->ok = true;
+    ret->ok = judge(t, msg, why, ret->stop_reason, &ret->err) == 0;
 }

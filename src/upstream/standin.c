@@ -255,12 +255,14 @@ static void set_url(struct standin *s, const char *host, evutil_socket_t fd)
     struct sockaddr_storage ss = {0};
     socklen_t len = sizeof(ss);
     BUG_ON(getsockname(fd, (struct sockaddr *)&ss, &len) != 0);
+    struct sockaddr_in6 v6;
+    struct sockaddr_in v4;
+    memcpy(&v6, &ss, sizeof(v6));
+    memcpy(&v4, &ss, sizeof(v4));
     if (ss.ss_family == AF_INET6)
-        snprintf(s->url, sizeof(s->url), "http://[%s]:%u", host,
-                 ntohs(((struct sockaddr_in6 *)&ss)->sin6_port));
+        snprintf(s->url, sizeof(s->url), "http://[%s]:%u", host, ntohs(v6.sin6_port));
     else
-        snprintf(s->url, sizeof(s->url), "http://%s:%u", host,
-                 ntohs(((struct sockaddr_in *)&ss)->sin_port));
+        snprintf(s->url, sizeof(s->url), "http://%s:%u", host, ntohs(v4.sin_port));
 }
 
 static int start(struct standin *s, const char *listen, struct err *err)

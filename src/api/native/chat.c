@@ -7,12 +7,20 @@
 static void put_usage(struct buf *b, const struct turn_result *r)
 {
     int64_t prompt = r->input_tokens + r->cache_creation_tokens + r->cache_read_tokens;
-    buf_printf(b,
-               "\"usage\":{\"promptTokens\":%lld,\"completionTokens\":%lld,\"totalTokens\":%lld,"
-               "\"cacheCreationTokens\":%lld,\"cacheReadTokens\":%lld}",
-               (long long)prompt, (long long)r->output_tokens,
-               (long long)(prompt + r->output_tokens), (long long)r->cache_creation_tokens,
-               (long long)r->cache_read_tokens);
+    const struct {
+        const char *name;
+        int64_t value;
+    } parts[] = {{"{\"promptTokens\":", prompt},
+                 {",\"completionTokens\":", r->output_tokens},
+                 {",\"totalTokens\":", prompt + r->output_tokens},
+                 {",\"cacheCreationTokens\":", r->cache_creation_tokens},
+                 {",\"cacheReadTokens\":", r->cache_read_tokens}};
+    buf_adds(b, "\"usage\":");
+    for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+        buf_adds(b, parts[i].name);
+        buf_int(b, parts[i].value);
+    }
+    buf_addc(b, '}');
 }
 
 /* sessionId, requestId, model: what every kind of answer begins with. */
