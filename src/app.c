@@ -364,6 +364,7 @@ static int open_all(struct app *a, struct err *err)
     g->pool = open_pool(a, err);
     if (!g->pool)
         return -1;
+    gateway_start(g);
     g->server = open_server(a, err);
     if (!g->server)
         return -1;
@@ -547,6 +548,7 @@ static void close_all(struct app *a)
 {
     struct gateway *g = &a->gw;
     http_server_free(g->server);
+    gateway_stop(g);
     pool_free(g->pool);
     auth_free(g->auth);
     inflight_close(g->inflight);

@@ -25,6 +25,7 @@ struct gateway {
     struct sessions *sessions;
     struct pool *pool;
     struct http_server *server;
+    struct timer keepalive;
     struct list jobs;          /* all that are not settled */
     const char *upstream_kind; /* "anthropic", "custom" or "demo": what /healthz says */
     const char *cli_version;
@@ -63,6 +64,10 @@ struct dialect {
      * are plain HTTP errors, written by the gateway. */
     void (*fail)(struct job *job, const struct err *err);
 };
+
+/* Around everything else: keep-alives of silent streams. */
+void gateway_start(struct gateway *g);
+void gateway_stop(struct gateway *g);
 
 /* Takes req_take over. Answers, now or later, through the dialect or with an HTTP error. */
 void gateway_submit(struct gateway *g, struct http_req *http, struct chat_request *req_take,

@@ -16,6 +16,8 @@
 
 /* What a slow reader may leave unread before its turn is stopped: the CLI has no brake. */
 #define STREAM_BACKLOG_MAX ((size_t)8 << 20)
+#define KEEPALIVE_MS       10000
+#define KEEPALIVE_LOOK_MS  1000
 #define IMAGE_TOKENS       1600 /* for the reservation only; the real count comes from upstream */
 
 enum job_state { JOB_NEW, JOB_LOADING, JOB_QUEUED, JOB_RUNNING, JOB_SAVING, JOB_SETTLED };
@@ -37,9 +39,9 @@ struct job {
     json_t *answer;            /* content of the finished message, kept over SAVING */
     struct cli_message message;
     struct usage_row usage;
-    size_t slot;        /* of the running turns' file */
-    int64_t text_bytes; /* of the answer so far */
-    int64_t start_us, first_us;
+    size_t slot;                           /* of the running turns' file */
+    int64_t text_bytes;                    /* of the answer so far */
+    int64_t start_us, first_us, last_us;   /* last: of the latest event or keep-alive */
     char peer[64], client_request_id[132]; /* for the log line */
 };
 
@@ -189,9 +191,7 @@ static void settle(struct job *j, const struct err *err)
     u->status_code = err ? err_status(err) : 200;
     if (err)
         snprintf(u->error, sizeof(u->error), "%s: %s", err_info(err->code)->name, err->msg);
-    limit_settle(g->limits, &j->ticket,
-                 u->input_tokens + u->output_tokens + u->cache_creation_tokens +
-                     u->cache_read_tokens / 10);
+    limit_settle(g->limits, &j->ticket, usage_counted_tokens(u));
     if (j->http)
         http_req_set_logged(j->http);
     write_usage(j);
@@ -299,8 +299,9 @@ static void stop_slow_reader(struct job *j)
 static void on_turn_event(void *ctx, const json_t *event)
 {
     struct job *j = OBJ(ctx, struct job, JOB_TAG);
+    j->last_us = clock_mono_us();
     if (!j->first_us)
-        j->first_us = clock_mono_us();
+        j->first_us = j->last_us;
     note_progress(j, event);
     if (!j->req->stream || !j->http)
         return;
@@ -355,6 +356,33 @@ static void start_turn(struct job *j)
     j->turn = pool_run(j->g->pool, &tr, &turn_callbacks, j, &err);
     if (!j->turn)
         fail(j, &err);
+}
+
+/* A comment in each stream that has been silent, so that no proxy takes it for dead. */
+static void on_keepalive(void *obj)
+{
+    struct gateway *g = OBJ(obj, struct gateway, GATEWAY_TAG);
+    int64_t now = clock_mono_us();
+    LIST_EACH(&g->jobs, n)
+    {
+        struct job *j = container_of(n, struct job, node);
+        if (!j->began || !j->http || now - j->last_us < KEEPALIVE_MS * 1000)
+            continue;
+        j->last_us = now;
+        http_sse_comment(j->http, "keep-alive");
+    }
+    timer_set(&g->keepalive, KEEPALIVE_LOOK_MS);
+}
+
+void gateway_start(struct gateway *g)
+{
+    timer_init(&g->keepalive, g->loop, on_keepalive, g);
+    timer_set(&g->keepalive, KEEPALIVE_LOOK_MS);
+}
+
+void gateway_stop(struct gateway *g)
+{
+    timer_release(&g->keepalive);
 }
 
 /* --- admission --------------------------------------------------------------------------- */

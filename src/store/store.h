@@ -89,7 +89,9 @@ struct usage_row {
 typedef void store_done_fn(void *ctx, const struct err *err);
 void usage_insert(struct db *db, const struct usage_row *rows, size_t count, store_done_fn *done,
                   void *ctx);
-/* Requests and tokens since `since` (wall ms), per key: to rebuild the day's counters. */
+/* What a row counts against tokens per day: reads from the cache count a tenth. */
+int64_t usage_counted_tokens(const struct usage_row *row);
+/* Requests and counted tokens since `since` (wall ms), per key: to rebuild the day's counters. */
 struct usage_sum {
     char api_key_id[ID_UUID_SIZE];
     int64_t requests, tokens;

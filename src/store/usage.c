@@ -13,8 +13,14 @@ static const char sql_insert[] =
     "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, "
     "$19, $20, $21, $22, $23) ON CONFLICT (request_id) DO NOTHING";
 static const char sql_sums_since[] =
-    "SELECT api_key_id, count(*), sum(total_tokens) FROM usage_logs WHERE timestamp >= $1 "
-    "GROUP BY api_key_id";
+    "SELECT api_key_id, count(*), sum(input_tokens + output_tokens + cache_creation_tokens + "
+    "cache_read_tokens / 10) FROM usage_logs WHERE timestamp >= $1 GROUP BY api_key_id";
+
+int64_t usage_counted_tokens(const struct usage_row *row)
+{
+    return row->input_tokens + row->output_tokens + row->cache_creation_tokens +
+           row->cache_read_tokens / 10;
+}
 
 #define COLUMN_COUNT 23
 #define BATCH_TAG    TAG4('u', 's', 'g', 'b')

@@ -358,6 +358,25 @@ test('a start that takes too long is given up', LIMIT, async (t) => {
   assert.deepEqual(workers.filter(isRunning), []);
 });
 
+test('a silent stream is kept alive with comments', LIMIT, async (t) => {
+  const quiet = await Gateway.start({ test: t, config: { pool: { silence_timeout_ms: 20_000 } } });
+  const abort = new AbortController();
+  const response = await fetch(`${quiet.url}/api/chat`, {
+    method: 'POST', signal: abort.signal,
+    headers: { authorization: `Bearer ${await quiet.key()}`, 'content-type': 'application/json' },
+    body: JSON.stringify({ message: fake({ text: 'one two', chunk: 4, stall: true, stall_after: 1 }), stream: true }),
+  });
+  const from = Date.now();
+  let text = '';
+  for await (const chunk of response.body) {
+    text += Buffer.from(chunk).toString();
+    if (/^: ?keep-alive$/m.test(text)) break;
+  }
+  assert.match(text, /^: ?keep-alive$/m);
+  assert.ok(Date.now() - from >= 9000, 'only when it has been silent');
+  abort.abort();
+});
+
 test('a start that fails for ever: backs off, says why, recovers', LIMIT, async (t) => {
   const broken = join(tempDir(), 'broken');
   writeFileSync(broken, '');

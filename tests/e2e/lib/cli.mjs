@@ -97,8 +97,12 @@ export class Cli {
       response: { subtype: 'success', request_id: id, response: { mcp_response } } });
   }
 
+  /** Lines sent in one go arrive in one go: which comes first is not left to chance. */
   send(message) {
-    this.child.stdin.write(`${typeof message === 'string' ? message : JSON.stringify(message)}\n`);
+    const { stdin } = this.child;
+    stdin.cork();
+    process.nextTick(() => stdin.uncork());
+    stdin.write(`${typeof message === 'string' ? message : JSON.stringify(message)}\n`);
   }
 
   user(content, more = {}) {
