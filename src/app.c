@@ -478,7 +478,7 @@ static void on_stop_signal(evutil_socket_t sig, short what, void *ctx)
         http_server_drain(a->gw.server);
         timer_set(&a->deadline, a->conf->server.drain_timeout * 1000);
         gateway_drain(&a->gw, on_jobs_done, a);
-    } else if (a->phase == PHASE_DRAINING) { /* asked twice: do not wait */
+    } else if (a->phase == PHASE_DRAINING && !a->aborted) { /* asked twice: do not wait */
         abort_jobs(a);
     }
 }

@@ -30,7 +30,7 @@ struct gateway {
     const char *upstream_kind; /* "anthropic", "custom" or "demo": what /healthz says */
     const char *cli_version;
     int64_t started_wall_ms;
-    bool draining;
+    bool draining, aborted;
     void (*idle)(void *ctx); /* when draining: the last job has settled */
     void *idle_ctx;
 };
@@ -77,8 +77,7 @@ struct http_req *job_http(const struct job *job);
 const struct chat_request *job_request(const struct job *job);
 const char *job_session_id(const struct job *job); /* "" without a session */
 
-/* Settles everything that is still there: queued jobs fail with ERR_SHUTTING_DOWN, running ones
- * go on until idle() is called. */
+/* No new work; what was accepted goes on until idle() is called. */
 void gateway_drain(struct gateway *g, void (*idle)(void *ctx), void *ctx);
 /* The deadline has passed: interrupts what still runs. */
 void gateway_abort(struct gateway *g);

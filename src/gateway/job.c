@@ -33,7 +33,9 @@ struct job {
     enum job_state state;
     bool began; /* the stream's headers are out */
     struct limit_ticket ticket;
+    int64_t input_estimate; /* tokens of what is asked, before upstream says how many */
     struct session *session;
+    uint64_t revision; /* the session's, once this turn is in it */
     struct turn *turn;
     struct turn_result result; /* while SAVING */
     json_t *answer;            /* content of the finished message, kept over SAVING */
@@ -173,8 +175,6 @@ static void note_progress(struct job *j, const json_t *event)
         u->cache_read_tokens = json_get_int(usage, "cache_read_input_tokens", 0);
     }
     u->output_tokens = (j->text_bytes + 3) / 4;
-    if (j->slot == INFLIGHT_NONE)
-        j->slot = inflight_begin(j->g->inflight, u);
     inflight_update(j->g->inflight, j->slot, u->input_tokens, u->output_tokens,
                     u->cache_creation_tokens, u->cache_read_tokens);
 }
@@ -234,6 +234,9 @@ static void take_result(struct job *j, const struct turn_result *r)
     u->estimated = r->estimated;
     u->upstream_calls = r->upstream_calls;
     u->retries = r->retries;
+    bool unknown_input = u->input_tokens + u->cache_creation_tokens + u->cache_read_tokens == 0;
+    if (r->estimated && r->upstream_calls > 0 && unknown_input) /* cut before upstream told */
+        u->input_tokens = j->input_estimate;
     u->queue_ms = r->queue_ms < 0 ? (clock_mono_us() - j->start_us) / 1000 : r->queue_ms;
 }
 
@@ -260,6 +263,7 @@ static void save_session(struct job *j)
     struct chat_request *r = j->req;
     struct session_turn st = {.model = r->model,
                               .conversation_id = j->result.cli_session_id,
+                              .revision = j->revision,
                               .system = r->system,
                               .user = r->content,
                               .assistant = j->answer};
@@ -319,6 +323,10 @@ static void on_turn_started(void *ctx)
     struct job *j = OBJ(ctx, struct job, JOB_TAG);
     if (j->state == JOB_QUEUED)
         set_state(j, JOB_RUNNING);
+    if (j->slot != INFLIGHT_NONE)
+        return; /* a second attempt */
+    j->usage.input_tokens = j->input_estimate;
+    j->slot = inflight_begin(j->g->inflight, &j->usage);
 }
 
 static const struct turn_ops turn_callbacks = {
@@ -339,8 +347,9 @@ static void start_turn(struct job *j)
     struct err err;
     size_t have = s ? json_array_size(s->messages) : 0;
     if (s) {
-        session_tag(s, have, holds);
-        session_tag(s, have + 2, will_hold);
+        j->revision = session_new_revision(s);
+        session_tag(s, s->revision, holds);
+        session_tag(s, j->revision, will_hold);
     }
     AUTO(json_unref_p) json_t *system = system_blocks(r->system);
     struct turn_request tr = {.class_id = j->key->key.id,
@@ -415,10 +424,13 @@ static void on_session(void *ctx, struct session *session, const struct err *err
         fail(j, err);
     else if (adopt_session(j, &why) != 0)
         fail(j, &why);
-    else if (j->http)
+    else if (j->http && !j->g->aborted)
         start_turn(j);
     else {
-        err_set(&why, ERR_CLIENT_GONE, "the client left before the turn began");
+        if (j->http)
+            err_set(&why, ERR_SHUTTING_DOWN, "The server is shutting down");
+        else
+            err_set(&why, ERR_CLIENT_GONE, "the client left before the turn began");
         fail(j, &why);
     }
 }
@@ -481,8 +493,9 @@ static int admit(struct job *j, struct err *err)
     if (gateway_check_permissions(&j->key->key, r, err) != 0)
         return -1;
     json_object_set_new(r->params, "max_tokens", json_integer(r->max_tokens));
-    int64_t estimate = estimate_tokens(r->content) + estimate_tokens(r->history) +
-                       estimate_tokens(r->system) + r->max_tokens;
+    j->input_estimate =
+        estimate_tokens(r->content) + estimate_tokens(r->history) + estimate_tokens(r->system);
+    int64_t estimate = j->input_estimate + r->max_tokens;
     int rc = limit_acquire(j->g->limits, &j->key->key, estimate, clock_wall_ms(), &j->ticket, err);
     if (rc != 0)
         metric_add(&limited_total, 1, err_info(err->code)->name);
@@ -558,6 +571,7 @@ void gateway_drain(struct gateway *g, void (*idle)(void *ctx), void *ctx)
 void gateway_abort(struct gateway *g)
 {
     struct err err;
+    g->aborted = true;
     err_set(&err, ERR_SHUTTING_DOWN, "The server is shutting down");
     LIST_EACH(&g->jobs, n)
     {

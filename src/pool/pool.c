@@ -326,8 +326,8 @@ static struct worker *pick(struct pool *p, const struct turn *t)
     LIST_EACH(&p->idle, n)
     {
         struct worker *w = worker_of(n);
-        if (strcmp(w->class_id, t->class_id) != 0)
-            continue;
+        if (w->state != WORKER_IDLE || strcmp(w->class_id, t->class_id) != 0)
+            continue; /* one that broke while idle is ending, but still on the list */
         bool model = strcmp(w->model, t->model) == 0;
         bool holds = model && t->holds[0] && strcmp(w->holds, t->holds) == 0;
         int score = 1 + model + 2 * holds;
@@ -338,8 +338,12 @@ static struct worker *pick(struct pool *p, const struct turn *t)
     }
     if (best)
         return best;
-    struct node *n = list_first(&p->spare);
-    return n ? worker_of(n) : NULL;
+    LIST_EACH(&p->spare, n)
+    {
+        if (worker_of(n)->state == WORKER_IDLE)
+            return worker_of(n);
+    }
+    return NULL;
 }
 
 static void note_dispatch(struct pool *p, const struct turn *t)
@@ -463,7 +467,7 @@ static void look_at_idle(struct pool *p)
             reason = "idle";
         if (reason) {
             end_worker(p, w, reason);
-        } else if (wants_clear(w, idle)) {
+        } else if (w->state == WORKER_IDLE && wants_clear(w, idle)) {
             move_to(w, &p->busy);
             worker_clear(w);
         }

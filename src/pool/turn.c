@@ -181,6 +181,8 @@ static int judge(const struct turn *t, const struct cli_msg *msg, const struct e
         return api_error(t, msg, err);
     if (t->seen_messages == 0)
         return err_set(err, ERR_WORKER, "the turn ended without an answer");
+    if (!t->message.stop_reason[0])
+        return err_set(err, ERR_UPSTREAM, "The upstream API broke off in the middle of its answer");
     return 0;
 }
 

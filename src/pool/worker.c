@@ -129,6 +129,9 @@ static void conclude(struct worker *w, const struct cli_msg *msg, const struct e
                  msg->session_id.p);
     turn_conclude(t, msg, why, &result);
     forget_history(w);
+    /* After a refusal or an error the CLI may have changed its model by itself. */
+    if ((msg && msg->is_error) || strcmp(result.stop_reason, "refusal") == 0)
+        x_replace(&w->model, "");
     /* One message and a good end, or it has words in its memory that the session does not know. */
     if (result.ok && msg && !msg->is_error && t->seen_messages == 1 && t->will_hold[0])
         x_replace(&w->holds, t->will_hold);
@@ -233,6 +236,7 @@ void worker_cancel(struct worker *w)
         return; /* preparing: prepare_next() looks; ending: ended() follows */
     set_state(w, WORKER_CANCELLING);
     timer_set(&p->deadline, p->opts->interrupt_timeout_ms);
+    relay_no_more_calls(p->relay); /* an interrupt right behind the question may come too early */
     cli_put_interrupt(&p->out, REQ_INTERRUPT);
     flush_out(w);
 }
@@ -264,6 +268,8 @@ static void on_result(struct worker *w, const struct cli_msg *msg)
         timer_stop(&w->priv->deadline);
         cli_put_boundary(&w->priv->out);
         flush_out(w);
+        if (w->state != WORKER_CLEARING)
+            break;
         w->dirty = false;
         w->turns_since_clear = 0;
         set_state(w, WORKER_IDLE);
@@ -277,6 +283,19 @@ static void on_result(struct worker *w, const struct cli_msg *msg)
     }
 }
 
+/* The turn must not run on another model than the one that was asked for and allowed. */
+static void refuse_model(struct worker *w, const struct cli_msg *msg)
+{
+    struct turn *t = w->priv->turn;
+    x_replace(&w->model, ""); /* whatever it is now, the next turn says again what it wants */
+    if (t->cancelled)
+        return;
+    t->cancelled = true;
+    err_set(&t->cancel_err, ERR_INVALID, "model: the claude program refuses '%s': %.*s", t->model,
+            (int)(msg->error.len < 200 ? msg->error.len : 200), msg->error.p);
+    snprintf(t->cancel_err.field, sizeof(t->cancel_err.field), "model");
+}
+
 static void on_control_response(struct worker *w, const struct cli_msg *msg)
 {
     struct worker_private *p = w->priv;
@@ -286,6 +305,8 @@ static void on_control_response(struct worker *w, const struct cli_msg *msg)
     if (str_eq_c(msg->request_id, REQ_MODEL) && w->state == WORKER_PREPARING) {
         if (msg->success)
             x_replace(&w->model, p->turn->model);
+        else
+            refuse_model(w, msg);
         after_model(w);
     } else if (str_eq_c(msg->request_id, REQ_THINKING) && w->state == WORKER_STARTING) {
         timer_stop(&p->deadline);

@@ -43,6 +43,7 @@ struct sessions {
     size_t max_bytes;
     struct session_private *by_id;
     struct list recent;
+    uint64_t last_revision;
     size_t bytes;
     struct timer sweep;
 };
@@ -207,9 +208,14 @@ void session_open(struct sessions *ss, const char *id, const char *api_key_id,
     session_find(ss->db, id, api_key_id, on_found, s);
 }
 
-const char *session_tag(const struct session *s, size_t messages, char out[SESSION_TAG_SIZE])
+uint64_t session_new_revision(struct session *s)
 {
-    snprintf(out, SESSION_TAG_SIZE, "%s:%zu", s->id, messages);
+    return ++s->priv->owner->last_revision;
+}
+
+const char *session_tag(const struct session *s, uint64_t revision, char out[SESSION_TAG_SIZE])
+{
+    snprintf(out, SESSION_TAG_SIZE, "%s:%llu", s->id, (unsigned long long)revision);
     return out;
 }
 
@@ -234,6 +240,7 @@ void session_commit(struct session *s, const struct session_turn *turn, store_do
 {
     struct session_private *p = s->priv;
     x_replace(&s->model, turn->model);
+    s->revision = turn->revision;
     json_t *system = json_incref(turn->system);
     json_decref(s->system);
     s->system = system;

@@ -21,7 +21,8 @@ struct session { /* read by the gateway; written by session.c only */
     json_t *system;           /* string, or NULL */
     json_t *messages;         /* array of {"role","content":[blocks]} */
     int64_t created_at, last_accessed_at;
-    size_t bytes; /* of the stored form */
+    size_t bytes;      /* of the stored form */
+    uint64_t revision; /* of the messages */
     bool busy;
     struct session_private *priv;
 };
@@ -37,12 +38,16 @@ struct session *session_create(struct sessions *s, const char *api_key_id);
 typedef void session_open_fn(void *ctx, struct session *session, const struct err *err);
 void session_open(struct sessions *s, const char *id, const char *api_key_id, session_open_fn *done,
                   void *ctx);
-/* What a worker holds when it holds exactly this conversation: "<id>:<messages>". */
+/* What a worker holds when it holds exactly this conversation: "<id>:<revision>". A revision is
+ * never given twice: two histories of one id, one of them lost by the database, are told apart. */
+uint64_t session_new_revision(struct session *session);
 #define SESSION_TAG_SIZE (ID_UUID_SIZE + 24)
-const char *session_tag(const struct session *session, size_t messages, char out[SESSION_TAG_SIZE]);
+const char *session_tag(const struct session *session, uint64_t revision,
+                        char out[SESSION_TAG_SIZE]);
 
 struct session_turn {
     const char *model, *conversation_id;
+    uint64_t revision;        /* from session_new_revision() */
     json_t *system;           /* string or NULL; referenced */
     json_t *user, *assistant; /* content arrays; referenced. An empty answer leaves no message */
 };

@@ -167,7 +167,7 @@ static void over(struct call *call)
     add_numbers(call);
     if (!call->count_tokens) {
         call->home->settled = true;
-        call->turn->answered = call->meter.stopped && call->status / 100 == 2;
+        call->turn->answered |= call->meter.stopped && call->status / 100 == 2;
     }
     call->state = CALL_OVER;
     call->turn = NULL;
@@ -309,7 +309,7 @@ static size_t backlog(const struct call *call)
 static void resume_later(void *ctx)
 {
     struct call *call = OBJ(ctx, struct call, CALL_TAG);
-    if (call->state == CALL_OVER || !call->paused)
+    if (call->state == CALL_OVER || !call->paused || !call->ex)
         return;
     call->paused = false;
     exchange_resume(call->ex);
@@ -505,6 +505,8 @@ static bool on_event(void *ctx, struct str name, struct str data, struct buf *re
     struct relay_turn *turn = call->turn;
     if (str_eq_c(name, "message_delta") && call->meter.stop_reason[0])
         snprintf(turn->stop_reason, sizeof(turn->stop_reason), "%s", call->meter.stop_reason);
+    if (str_eq_c(name, "message_stop") && !call->count_tokens)
+        call->home->settled = true; /* the CLI may act on it before the body's end comes */
     if (!str_eq_c(name, "error")) {
         call->content = call->content || !str_eq_c(name, "ping");
         return changed;

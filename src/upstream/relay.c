@@ -149,6 +149,13 @@ void relay_begin_turn(struct relay *r, struct relay_turn *turn)
     turn->answered = false;
 }
 
+void relay_no_more_calls(struct relay *r)
+{
+    r->home.settled = true;
+    if (r->turn)
+        r->turn->many = false;
+}
+
 void relay_end_turn(struct relay *r)
 {
     while (r->home.calls.len)

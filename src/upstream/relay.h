@@ -68,6 +68,8 @@ struct relay;
 struct relay *relay_new(struct upstream *up, const char *socket_path, struct err *err);
 /* The relay must have no open turn. */
 void relay_begin_turn(struct relay *r, struct relay_turn *turn);
+/* The turn was cancelled: a call that has not begun yet is refused. */
+void relay_no_more_calls(struct relay *r);
 /* Aborts upstream calls still running and completes the turn's numbers. */
 void relay_end_turn(struct relay *r);
 void relay_free(struct relay *r);

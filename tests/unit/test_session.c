@@ -366,7 +366,7 @@ static void test_tag_names_the_conversation_and_its_length(void **state)
     assert_memory_equal(a, session->id, 36);
     assert_string_equal(a + 36, ":2");
     assert_string_not_equal(a, session_tag(session, 4, b));
-    session_tag(session, SIZE_MAX, b);
+    session_tag(session, UINT64_MAX, b);
     assert_true(strlen(b) < SESSION_TAG_SIZE - 1);
     session_release(session);
 }

@@ -243,7 +243,7 @@ static int check_model(struct str model, struct err *err)
         if (!isalnum((unsigned char)model.p[i]) && !memchr("-._:@/[]", model.p[i], 8))
             return err_field(err, "model", "may hold letters, digits and -._:@/[] only");
     }
-    if (str_eq_c(model, "default"))
+    if (str_ieq_c(model, "default"))
         return err_field(err, "model", "must name a model");
     return 0;
 }
