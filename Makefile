@@ -4,6 +4,7 @@
 #   make run ARGS="..."     the same, with more flags for `claudegate serve`
 #   make test               every test; make test T=unit/http or T=e2e/chat runs a part
 #   make bench              the measurements, printed as a table
+#   make soak               10,000 requests of every kind, then the books are checked; ARGS="--real"
 #   make lint               format, static analysis, warnings of both compilers as errors
 #   make asan               sanitizer build in build-asan, and the unit tests on it
 #   make fuzz               each fuzz target for FUZZ_SECONDS (60); T=name for one
@@ -12,7 +13,7 @@
 #   make setup              what a fresh machine lacks: Debian packages, npm packages
 #   make clean              remove everything built
 
-.PHONY: all run test bench lint asan fuzz web build setup clean
+.PHONY: all run test bench soak lint asan fuzz web build setup clean
 
 all: build
 
@@ -24,6 +25,9 @@ test:
 
 bench:
 	@exec tools/bench.sh $(ARGS)
+
+soak:
+	@exec tools/soak.sh $(ARGS)
 
 lint:
 	@exec tools/lint.sh

@@ -6,6 +6,7 @@
  * to the database, workers reaped, then everything is freed in the reverse order. */
 #include "app.h"
 
+#include "api/control/control.h"
 #include "api/routes.h"
 #include "cli/launch.h"
 #include "cli/protocol.h"
@@ -43,8 +44,10 @@ struct app {
     const struct conf *conf;
     struct loop *loop;
     struct gateway gw;
+    struct http_server *control;
     struct standin *standin;
     struct upstream *upstream;
+    struct cli_profile agent;
     char *claude_bin, *claude_version, *run_dir, *base_url;
     int lock_fd;
     struct event *sig_term, *sig_int, *sig_hup;
@@ -85,20 +88,25 @@ static int open_logs(const struct conf *conf, struct err *err)
     return log_open(&o, err);
 }
 
-/* Sockets must have short paths (108 bytes): the data directory if it is short enough. */
+/* Sockets must have short paths (108 bytes): the data directory if it is short enough. Workers with
+ * users of their own could not pass through it: nobody else may. */
 static char *choose_run_dir(const struct conf *conf)
 {
     char *full = realpath(conf->data_dir, NULL);
     char *dir = x_printf("%s/run", full ? full : conf->data_dir);
     free(full);
-    if (strlen(dir) <= 70)
+    if (strlen(dir) <= 70 && !conf->sandbox.uids[0])
         return dir;
     free(dir);
     const char *tmp = getenv("TMPDIR");
     char *template = x_printf("%s/claudegate-XXXXXX", tmp && tmp[0] ? tmp : "/tmp");
     if (!mkdtemp(template))
         log_error("cannot make a run directory", LF_S("path", template));
-    return template;
+    char *real = realpath(template, NULL); /* transcripts are found by the path without links */
+    if (!real)
+        return template;
+    free(template);
+    return real;
 }
 
 /* --- the claude program and where it talks to -------------------------------------------- */
@@ -285,11 +293,91 @@ static int restore_limits(struct app *a)
     return setup_wait(&sums.wait);
 }
 
+static int open_sandbox(struct app *a, struct err *err)
+{
+    static const enum sandbox_mode modes[] = {[CONF_SANDBOX_AUTO] = SANDBOX_AUTO,
+                                              [CONF_SANDBOX_ON] = SANDBOX_ON,
+                                              [CONF_SANDBOX_OFF] = SANDBOX_OFF};
+    const struct conf *c = a->conf;
+    struct sandbox_opts o = {.mode = modes[c->sandbox.mode],
+                             .memory_mb = c->sandbox.memory_mb,
+                             .cpu_percent = c->sandbox.cpu_percent,
+                             .max_processes = c->sandbox.max_processes,
+                             .max_open_files = c->sandbox.max_open_files,
+                             .max_file_mb = c->sandbox.max_file_mb,
+                             .uids = c->sandbox.uids,
+                             .program = a->claude_bin};
+    a->gw.sandbox = sandbox_new(&o, err);
+    if (!a->gw.sandbox)
+        return -1;
+    const struct sandbox_status *s = sandbox_status(a->gw.sandbox);
+    log_write(s->filesystem ? LOG_INFO : LOG_WARN, "sandbox of the claude processes",
+              LF_S("in_force", s->summary), LF_S("not_in_force", s->reason), LF_END);
+    if (c->pool.isolation == CONF_ISOLATE_SHARED)
+        log_warn("pool.isolation is 'shared': one process serves different API keys, one after "
+                 "the other; between them only a reset stands");
+    return 0;
+}
+
+/* A workspace goes when its session has gone. */
+static void on_workspace_gone(void *ctx, const char *id)
+{
+    struct app *a = OBJ(ctx, struct app, APP_TAG);
+    pool_drain_workspace(a->gw.pool, id);
+}
+
+static int check_agent_sandbox(const struct app *a, struct err *err)
+{
+    const struct sandbox_status *s = sandbox_status(a->gw.sandbox);
+    if (s->filesystem)
+        return 0;
+    if (a->conf->agent.require_sandbox)
+        return err_set(err, ERR_CONFIG,
+                       "agent.enabled is true and so is agent.require_sandbox, but bubblewrap is "
+                       "not in force: %s",
+                       a->conf->sandbox.mode == CONF_SANDBOX_OFF ? "sandbox.mode is off"
+                                                                 : s->reason);
+    log_warn("agent.enabled without a sandbox: whoever has a key with this permission may do "
+             "whatever this server's user may, and read the server's own credential");
+    return 0;
+}
+
+/* Workspaces of earlier runs are swept even where agents are not enabled any more. */
+static int open_agent(struct app *a, struct err *err)
+{
+    const struct conf *c = a->conf;
+    AUTO(free_charp) char *full = realpath(c->data_dir, NULL);
+    AUTO(free_charp) char *dir = x_printf("%s/workspaces", full ? full : c->data_dir);
+    a->gw.workspaces = workspaces_new(a->loop, a->gw.db, a->gw.sessions, dir, on_workspace_gone, a);
+    if (!c->agent.enabled)
+        return 0;
+    if (check_agent_sandbox(a, err) != 0)
+        return -1;
+    int64_t silence_ms = c->pool.silence_timeout_ms; /* a command is silent */
+    a->agent = (struct cli_profile){.name = "agent",
+                                    .tools = c->agent.tools,
+                                    .max_turns = c->agent.max_turns,
+                                    .max_command_ms = silence_ms - silence_ms / 10};
+    a->gw.agent = &a->agent;
+    log_info("agent turns are enabled", LF_S("tools", c->agent.tools),
+             LF_I("max_turns", c->agent.max_turns));
+    return 0;
+}
+
 static struct pool *open_pool(struct app *a, struct err *err)
 {
+    static const enum pool_isolation isolations[] = {[CONF_ISOLATE_KEY] = ISOLATE_KEY,
+                                                     [CONF_ISOLATE_REQUEST] = ISOLATE_REQUEST,
+                                                     [CONF_ISOLATE_SHARED] = ISOLATE_SHARED};
+    static const enum pool_history histories[] = {[CONF_HISTORY_AUTO] = HISTORY_AUTO,
+                                                  [CONF_HISTORY_INJECT] = HISTORY_INJECT,
+                                                  [CONF_HISTORY_RESUME] = HISTORY_RESUME};
     const struct conf *c = a->conf;
     int64_t cores = sysconf(_SC_NPROCESSORS_ONLN);
     struct pool_opts o = {.upstream = a->upstream,
+                          .sandbox = a->gw.sandbox,
+                          .isolation = isolations[c->pool.isolation],
+                          .history = histories[c->claude.history],
                           .claude_bin = a->claude_bin,
                           .model = c->claude.model,
                           .pass_env = c->claude.pass_env,
@@ -308,6 +396,7 @@ static struct pool *open_pool(struct app *a, struct err *err)
                           .turn_timeout_ms = c->pool.turn_timeout_ms,
                           .interrupt_timeout_ms = c->pool.interrupt_timeout_ms,
                           .queue_max = c->pool.queue_max,
+                          .queue_max_per_key = c->pool.queue_max_per_key,
                           .queue_timeout_ms = c->pool.queue_timeout_ms};
     return pool_new(a->loop, &o, err);
 }
@@ -361,12 +450,17 @@ static int open_all(struct app *a, struct err *err)
     g->auth = auth_new(a->loop, g->db);
     g->sessions = sessions_new(a->loop, g->db, c->session.ttl, c->session.max_bytes);
     g->cli_version = a->claude_version;
+    if (open_sandbox(a, err) != 0 || open_agent(a, err) != 0)
+        return -1;
     g->pool = open_pool(a, err);
     if (!g->pool)
         return -1;
     gateway_start(g);
     g->server = open_server(a, err);
     if (!g->server)
+        return -1;
+    a->control = control_open(g, c->data_dir, err);
+    if (!a->control)
         return -1;
     /* Last, so that a start that is refused does not use up the key that is shown only once. */
     if (a->opts->bootstrap && bootstrap(a) != 0)
@@ -514,10 +608,13 @@ static void watch_signals(struct app *a)
 
 static void print_banner(const struct app *a)
 {
-    const char *url = http_server_address(a->gw.server);
-    bool first = a->first_key[0] != '\0';
-    printf("\nclaudegate %s on http://%s (claude %s, upstream: %s)\n", CG_VERSION, url,
-           a->claude_version, a->gw.upstream_kind);
+    const char *address = http_server_address(a->gw.server);
+    bool first = a->first_key[0] != '\0', local = str_starts(str_c(address), "unix:");
+    const struct sandbox_status *box = sandbox_status(a->gw.sandbox);
+    printf("\nclaudegate %s on %s%s (claude %s, upstream: %s)\n", CG_VERSION,
+           local ? "" : "http://", address, a->claude_version, a->gw.upstream_kind);
+    printf("Sandbox of the claude processes: %s%s%s\n", box->summary, box->reason[0] ? "; " : "",
+           box->reason);
     if (a->standin)
         printf("\nDEMO MODE: no Anthropic credential is configured. Answers come from a built-in "
                "demo\nupstream, not from Claude. Set ANTHROPIC_API_KEY and start again to serve "
@@ -531,9 +628,10 @@ static void print_banner(const struct app *a)
         printf("\nThe first API key was shown at the first start. Make another with:\n"
                "  claudegate key create --name NAME\n");
     printf("\nTry it:\n"
-           "  curl http://%s/api/chat -H 'Authorization: Bearer %s' \\\n"
+           "  curl %s%s%s/api/chat -H 'Authorization: Bearer %s' \\\n"
            "    -H 'Content-Type: application/json' -d '{\"message\":\"Hello\"}'\n\n",
-           url, first ? a->first_key : "YOUR_KEY");
+           local ? "--unix-socket " : "http://", local ? address + strlen("unix:") : address,
+           local ? " http://localhost" : "", first ? a->first_key : "YOUR_KEY");
     fflush(stdout);
 }
 
@@ -547,15 +645,19 @@ static void free_event(struct event **ev)
 static void close_all(struct app *a)
 {
     struct gateway *g = &a->gw;
+    http_server_free(a->control);
     http_server_free(g->server);
     gateway_stop(g);
+    workspaces_stop(g->workspaces);
     pool_free(g->pool);
+    sandbox_free(g->sandbox);
     auth_free(g->auth);
     inflight_close(g->inflight);
     if (g->journal)
         journal_close(g->journal);
     if (g->db)
         db_close(g->db);
+    workspaces_free(g->workspaces);
     sessions_free(g->sessions);
     limits_free(g->limits);
     upstream_free(a->upstream);

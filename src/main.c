@@ -26,6 +26,7 @@ static const struct {
     {"serve", cmd_serve, "run the server"},
     {"key", cmd_key, "create, list or revoke API keys"},
     {"user", cmd_user, "create users"},
+    {"workers", cmd_workers, "show the running server's workers, or retire them"},
     {"config", cmd_config, "check or show the configuration"},
     {"doctor", cmd_doctor, "say what is missing on this machine"},
     {"version", cmd_version, "print the version"},

@@ -1,6 +1,7 @@
-/* routes.c - the route table. Handlers get `struct gateway *` as ctx. */
+/* routes.c - the route tables. Handlers get `struct gateway *` as ctx. */
 #include "api/routes.h"
 
+#include "api/control/control.h"
 #include "api/native/native.h"
 #include "gateway/gateway.h"
 
@@ -11,3 +12,10 @@ const struct http_route api_routes[] = {
     {"POST", "/api/chat", SCOPE_KEY, DIALECT_NATIVE, native_chat},
 };
 const size_t api_route_count = ARRAY_SIZE(api_routes);
+
+const struct http_route control_routes[] = {
+    {"GET", "/control/workers", SCOPE_LOCAL, DIALECT_NATIVE, control_workers},
+    {"POST", "/control/workers/drain", SCOPE_LOCAL, DIALECT_NATIVE, control_drain_all},
+    {"POST", "/control/workers/:id/drain", SCOPE_LOCAL, DIALECT_NATIVE, control_drain},
+};
+const size_t control_route_count = ARRAY_SIZE(control_routes);

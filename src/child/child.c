@@ -58,13 +58,6 @@ static void free_event(struct event **ev)
     *ev = NULL;
 }
 
-static void close_fd(int *fd)
-{
-    if (*fd >= 0)
-        close(*fd);
-    *fd = -1;
-}
-
 static void close_stdin(struct child *c)
 {
     free_event(&c->ev_in);
@@ -288,6 +281,13 @@ pid_t child_pid(const struct child *c)
     return c->pid;
 }
 
+/* Only looks: the exit is reaped where its event is handled. */
+bool child_alive(const struct child *c)
+{
+    struct pollfd p = {.fd = c->pidfd, .events = POLLIN};
+    return !c->reaped && poll(&p, 1, 0) == 0;
+}
+
 struct str child_stderr_tail(const struct child *c)
 {
     return buf_str(&c->tail);
@@ -302,8 +302,9 @@ static struct event *watch(struct child *c, int fd, short what, event_callback_f
 
 struct child *child_spawn(struct loop *loop, const struct child_opts *opts, struct err *err)
 {
+    struct spawn_opts so = {opts->argv, opts->envp, opts->cwd, opts->confine};
     struct spawned sp;
-    if (spawn_process(opts->argv, opts->envp, opts->cwd, &sp, err) != 0)
+    if (spawn_process(&so, &sp, err) != 0)
         return NULL;
     struct child *c = x_calloc(1, sizeof(*c));
     *c = (struct child){.tag = CHILD_TAG,
@@ -352,61 +353,4 @@ void child_free(struct child *c)
         return;
     BUG_ON(c->state != CHILD_DONE);
     loop_defer(c->loop, destroy, c);
-}
-
-/* Takes what can be read now; out NULL: nobody wants it. */
-static void take_output(int *fd, struct buf *out)
-{
-    char chunk[4096];
-    for (int i = 0; i < DRAIN_TURNS && *fd >= 0; i++) {
-        ssize_t n = read(*fd, chunk, sizeof(chunk));
-        if (n > 0 && out)
-            buf_add(out, chunk, (size_t)n);
-        else if (n == 0)
-            close_fd(fd);
-        else if (n < 0 && errno != EINTR)
-            return;
-    }
-}
-
-/* Until the process has ended, whoever else holds its pipes; false at the deadline. */
-static bool run_to_end(struct spawned *sp, int64_t deadline_ms, struct buf *out)
-{
-    for (;;) {
-        struct pollfd p[] = {{.fd = sp->pidfd, .events = POLLIN},
-                             {.fd = sp->out, .events = POLLIN},
-                             {.fd = sp->errfd, .events = POLLIN}};
-        int64_t left = deadline_ms - clock_mono_ms();
-        if (left <= 0 || (poll(p, ARRAY_SIZE(p), (int)left) < 0 && errno != EINTR))
-            return false;
-        take_output(&sp->out, out);
-        take_output(&sp->errfd, NULL);
-        if (p[0].revents)
-            return true;
-    }
-}
-
-int child_run(const char *const *argv, const char *const *envp, int64_t timeout_ms, struct buf *out,
-              struct err *err)
-{
-    struct spawned sp;
-    int status = 0;
-    if (spawn_process(argv, envp, NULL, &sp, err) != 0)
-        return -1;
-    close(sp.in);
-    bool ended = run_to_end(&sp, clock_mono_ms() + timeout_ms, out);
-    kill(-sp.pid, SIGKILL); /* it, or what it left behind */
-    close_fd(&sp.out);
-    close_fd(&sp.errfd);
-    while (waitpid(sp.pid, &status, 0) < 0 && errno == EINTR)
-        ;
-    close(sp.pidfd);
-    if (!ended)
-        return err_set(err, ERR_IO, "'%s' did not finish within %lld ms", argv[0],
-                       (long long)timeout_ms);
-    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-        return err_set(err, ERR_IO, "'%s' failed (%s %d)", argv[0],
-                       WIFEXITED(status) ? "exit status" : "signal",
-                       WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
-    return 0;
 }

@@ -33,14 +33,25 @@ struct child_ops {
     void (*ended)(void *ctx, const struct child_exit *how);
 };
 
+/* What is done to the process between fork and exec (see sandbox.h, which fills it in). */
+struct child_confine {
+    uid_t uid; /* 0 = stay who we are; else this user and group, and no other groups */
+    gid_t gid;
+    int cgroup_procs; /* an open cgroup.procs to enter, or -1; borrowed */
+    int64_t max_open_files,
+        max_file_bytes; /* rlimits; 0 = as inherited; never above the hard one */
+    bool no_new_privs;  /* exec gives no rights: set-user-id files mean nothing below it */
+};
+
 struct child_opts {
     const char *const *argv; /* NULL-terminated; argv[0] is the path */
     const char *const *envp; /* NULL-terminated, complete */
     const char *cwd;
-    size_t line_max;         /* bytes of one stdout line */
-    size_t stdin_max;        /* bytes queued towards its stdin */
-    size_t stderr_tail;      /* bytes of stderr kept */
-    int64_t eof_deadline_ms; /* from exit to EOF */
+    const struct child_confine *confine; /* NULL = none; borrowed for the call */
+    size_t line_max;                     /* bytes of one stdout line */
+    size_t stdin_max;                    /* bytes queued towards its stdin */
+    size_t stderr_tail;                  /* bytes of stderr kept */
+    int64_t eof_deadline_ms;             /* from exit to EOF */
     const struct child_ops *ops;
     void *ctx;
 };
@@ -48,6 +59,8 @@ struct child_opts {
 /* NULL + err (ERR_IO) when it cannot be started: no callback will run. */
 struct child *child_spawn(struct loop *loop, const struct child_opts *opts, struct err *err);
 pid_t child_pid(const struct child *c);
+/* False once the kernel knows of its exit, even if the loop has not heard of it yet. */
+bool child_alive(const struct child *c);
 /* Queues bytes for stdin. -1 when the queue is full; a child that closed its stdin swallows them
  * (its exit tells). */
 MUST_USE int child_write(struct child *c, struct str data, struct err *err);

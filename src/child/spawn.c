@@ -1,8 +1,14 @@
 /* spawn.c - starts a process.
  *
- * fork() rather than posix_spawn(): PR_SET_PDEATHSIG has to be set between fork and exec. Between
- * the two only async-signal-safe calls are made. A failing exec is reported as an errno through
- * a close-on-exec pipe, so the caller knows at once and by name. */
+ * fork() rather than posix_spawn(): PR_SET_PDEATHSIG, the cgroup and the user have to be set
+ * between fork and exec. Between the two only async-signal-safe calls are made. Whatever fails
+ * there is reported as a step and an errno through a close-on-exec pipe, so the caller knows at
+ * once and by name.
+ *
+ * The order matters: the cgroup is entered first (with our rights, and so that everything later is
+ * counted there), limits come before the user (only we may be allowed to set them) but after the
+ * descriptors are in place, and PR_SET_PDEATHSIG comes after the user, because a change of
+ * credentials clears it. */
 #include "child/spawn.h"
 
 #include <errno.h>
@@ -18,7 +24,22 @@
 
 enum { IN, OUT, ERRP, REPORT, PIPE_COUNT };
 
-static void close_fd(int *fd)
+/* What the child was at when it failed. */
+enum step { STEP_SESSION, STEP_CGROUP, STEP_PIPES, STEP_LIMITS, STEP_USER, STEP_DIR, STEP_EXEC };
+
+static const char *const step_words[] = {[STEP_SESSION] = "cannot set it apart: ",
+                                         [STEP_CGROUP] = "cannot enter its cgroup: ",
+                                         [STEP_PIPES] = "cannot connect its pipes: ",
+                                         [STEP_LIMITS] = "cannot set its limits: ",
+                                         [STEP_USER] = "cannot become its user: ",
+                                         [STEP_DIR] = "",
+                                         [STEP_EXEC] = ""};
+
+struct report {
+    int step, error;
+};
+
+void close_fd(int *fd)
 {
     if (*fd >= 0)
         close(*fd);
@@ -82,10 +103,10 @@ static bool lift(int *fd)
     return high >= 0;
 }
 
-static noreturn void fail(int report)
+static noreturn void fail(int fd, enum step step)
 {
-    int e = errno;
-    if (write(report, &e, sizeof(e)) < 0)
+    struct report r = {(int)step, errno};
+    if (write(fd, &r, sizeof(r)) < 0)
         _exit(126);
     _exit(127);
 }
@@ -99,33 +120,77 @@ static bool place_fds(int pipes[PIPE_COUNT][2], int *report)
            place_fd(*report, REPORT_FD, true) && close_range(REPORT_FD + 1, ~0U, 0) == 0;
 }
 
-static noreturn void run_child(int pipes[PIPE_COUNT][2], const char *const *argv,
-                               const char *const *envp, const char *cwd, pid_t parent)
+static bool enter_cgroup(const struct child_confine *c)
 {
-    int report = pipes[REPORT][1];
-    struct rlimit no_core = {0, 0};
-    reset_signals();
-    if (setsid() < 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) != 0)
-        fail(report);
-    if (getppid() != parent) /* it died before prctl */
-        _exit(126);
-    if (!place_fds(pipes, &report))
-        fail(report);
-    if (setrlimit(RLIMIT_CORE, &no_core) != 0 || (cwd && chdir(cwd) != 0))
-        fail(REPORT_FD);
-    execve(argv[0], (char *const *)(uintptr_t)argv, (char *const *)(uintptr_t)envp);
-    fail(REPORT_FD);
+    return !c || c->cgroup_procs < 0 || write(c->cgroup_procs, "0", 1) == 1;
 }
 
-/* 0 when exec succeeded: the pipe closed without a word. */
-static int read_report(int fd)
+/* As asked, but never above what we may have ourselves. */
+static bool set_limit(int resource, int64_t wanted)
 {
-    int e = 0;
+    struct rlimit have, rl = {(rlim_t)wanted, (rlim_t)wanted};
+    if (wanted <= 0)
+        return true;
+    if (getrlimit(resource, &have) != 0)
+        return false;
+    if (have.rlim_max < rl.rlim_max)
+        rl = (struct rlimit){have.rlim_max, have.rlim_max};
+    return setrlimit(resource, &rl) == 0;
+}
+
+static bool set_limits(const struct child_confine *c)
+{
+    struct rlimit no_core = {0, 0};
+    return setrlimit(RLIMIT_CORE, &no_core) == 0 &&
+           (!c || (set_limit(RLIMIT_NOFILE, c->max_open_files) &&
+                   set_limit(RLIMIT_FSIZE, c->max_file_bytes)));
+}
+
+/* By system call: the C library's functions of these names take locks, to tell other threads. */
+static bool change_user(const struct child_confine *c)
+{
+    if (c && c->uid != 0 &&
+        (syscall(SYS_setgroups, 0, NULL) != 0 ||
+         syscall(SYS_setresgid, c->gid, c->gid, c->gid) != 0 ||
+         syscall(SYS_setresuid, c->uid, c->uid, c->uid) != 0))
+        return false;
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); /* a port below 1024 is ours alone */
+    return !c || !c->no_new_privs || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0;
+}
+
+static noreturn void run_child(int pipes[PIPE_COUNT][2], const struct spawn_opts *o, pid_t parent)
+{
+    int report = pipes[REPORT][1];
+    reset_signals();
+    if (setsid() < 0)
+        fail(report, STEP_SESSION);
+    if (!enter_cgroup(o->confine)) /* before the descriptors: its file is one that goes */
+        fail(report, STEP_CGROUP);
+    if (!place_fds(pipes, &report))
+        fail(report, STEP_PIPES);
+    if (!set_limits(o->confine))
+        fail(REPORT_FD, STEP_LIMITS);
+    if (!change_user(o->confine))
+        fail(REPORT_FD, STEP_USER);
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0)
+        fail(REPORT_FD, STEP_SESSION);
+    if (getppid() != parent) /* it died before prctl */
+        _exit(126);
+    if (o->cwd && chdir(o->cwd) != 0)
+        fail(REPORT_FD, STEP_DIR);
+    execve(o->argv[0], (char *const *)(uintptr_t)o->argv, (char *const *)(uintptr_t)o->envp);
+    fail(REPORT_FD, STEP_EXEC);
+}
+
+/* error 0 when exec succeeded: the pipe closed without a word. */
+static struct report read_report(int fd)
+{
+    struct report r = {STEP_EXEC, 0};
     ssize_t n;
     do {
-        n = read(fd, &e, sizeof(e));
+        n = read(fd, &r, sizeof(r));
     } while (n < 0 && errno == EINTR);
-    return n == (ssize_t)sizeof(e) ? e : 0;
+    return n == (ssize_t)sizeof(r) ? r : (struct report){STEP_EXEC, 0};
 }
 
 static int pidfd_for(pid_t pid)
@@ -133,38 +198,50 @@ static int pidfd_for(pid_t pid)
     return (int)syscall(SYS_pidfd_open, pid, 0);
 }
 
-int spawn_process(const char *const *argv, const char *const *envp, const char *cwd,
-                  struct spawned *ret, struct err *err)
+static int spawn_failed(const struct spawn_opts *o, struct report r, struct err *err)
 {
-    int pipes[PIPE_COUNT][2];
-    if (open_pipes(pipes, err) != 0)
-        return -1;
+    bool at_dir = r.step == STEP_DIR || (r.step == STEP_EXEC && o->cwd);
+    BUG_ON(r.step < 0 || r.step >= (int)ARRAY_SIZE(step_words));
+    return err_set(err, ERR_IO, "cannot start '%s'%s%s%s: %s%s", o->argv[0], at_dir ? " in '" : "",
+                   at_dir ? o->cwd : "", at_dir ? "'" : "", step_words[r.step], strerror(r.error));
+}
+
+static pid_t fork_child(int pipes[PIPE_COUNT][2], const struct spawn_opts *o, struct report *r)
+{
     pid_t parent = getpid();
     sigset_t all, old;
     sigfillset(&all); /* no handler of ours may run in the child: its loop's pipes are ours */
     pthread_sigmask(SIG_SETMASK, &all, &old);
     pid_t pid = fork();
     if (pid == 0)
-        run_child(pipes, argv, envp, cwd, parent);
-    int e = pid < 0 ? errno : 0;
+        run_child(pipes, o, parent);
+    *r = (struct report){STEP_SESSION, pid < 0 ? errno : 0};
     pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return pid;
+}
+
+int spawn_process(const struct spawn_opts *o, struct spawned *ret, struct err *err)
+{
+    int pipes[PIPE_COUNT][2], pidfd = -1;
+    struct report r;
+    if (open_pipes(pipes, err) != 0)
+        return -1;
+    pid_t pid = fork_child(pipes, o, &r);
     close_fd(&pipes[IN][0]);
     close_fd(&pipes[OUT][1]);
     close_fd(&pipes[ERRP][1]);
     close_fd(&pipes[REPORT][1]);
-    if (!e)
-        e = read_report(pipes[REPORT][0]);
-    int pidfd = e ? -1 : pidfd_for(pid);
-    if (!e && pidfd < 0) {
-        e = errno;
+    if (!r.error)
+        r = read_report(pipes[REPORT][0]);
+    if (!r.error && (pidfd = pidfd_for(pid)) < 0) {
+        r = (struct report){STEP_SESSION, errno};
         kill(-pid, SIGKILL);
     }
-    if (e) {
+    if (r.error) {
         if (pid > 0)
             waitpid(pid, NULL, 0);
         close_pipes(pipes);
-        return err_set(err, ERR_IO, "cannot start '%s'%s%s%s: %s", argv[0], cwd ? " in '" : "",
-                       cwd ? cwd : "", cwd ? "'" : "", strerror(e));
+        return spawn_failed(o, r, err);
     }
     close_fd(&pipes[REPORT][0]);
     *ret = (struct spawned){pid, pidfd, pipes[IN][1], pipes[OUT][0], pipes[ERRP][0]};

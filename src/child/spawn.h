@@ -2,9 +2,13 @@
 #ifndef CG_CHILD_SPAWN_H
 #define CG_CHILD_SPAWN_H
 
-#include "core/err.h"
+#include "child/child.h"
 
-#include <sys/types.h>
+struct spawn_opts {
+    const char *const *argv, *const *envp; /* NULL-terminated */
+    const char *cwd;                       /* NULL = ours */
+    const struct child_confine *confine;   /* NULL = none */
+};
 
 struct spawned {
     pid_t pid;
@@ -12,7 +16,8 @@ struct spawned {
     int in, out, errfd; /* our ends: write, read, read; non-blocking, close-on-exec */
 };
 
-MUST_USE int spawn_process(const char *const *argv, const char *const *envp, const char *cwd,
-                           struct spawned *ret, struct err *err);
+MUST_USE int spawn_process(const struct spawn_opts *o, struct spawned *ret, struct err *err);
+
+void close_fd(int *fd); /* and makes it -1; fine with one that is */
 
 #endif

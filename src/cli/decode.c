@@ -32,7 +32,7 @@ static const struct {
     {"control_request", CLI_CONTROL_REQUEST},
     {"assistant", CLI_ASSISTANT_ERROR},
     {"system", CLI_OTHER},
-    {"user", CLI_OTHER},
+    {"user", CLI_TOOL_RESULTS},
     {"keep_alive", CLI_OTHER},
     {"rate_limit_event", CLI_OTHER},
     {"tool_progress", CLI_OTHER},
@@ -59,6 +59,19 @@ static void read_control_response(struct cli_msg *m)
     m->error = json_get_str(r, "error");
 }
 
+/* Other lines of a user are replays and notes, or belong to a subagent. */
+static void read_tool_results(struct cli_msg *m)
+{
+    json_t *content = json_object_get(json_object_get(m->root, "message"), "content");
+    bool found = false;
+    for (size_t i = 0; i < json_array_size(content); i++)
+        found |= str_eq_c(json_get_str(json_array_get(content, i), "type"), "tool_result");
+    if (found && json_get_str(m->root, "parent_tool_use_id").len == 0)
+        m->results = content;
+    else
+        m->kind = CLI_OTHER;
+}
+
 static void read_details(struct cli_msg *m)
 {
     m->subtype = json_get_str(m->root, "subtype");
@@ -69,6 +82,9 @@ static void read_details(struct cli_msg *m)
             m->event = NULL;
             m->kind = CLI_OTHER;
         }
+        break;
+    case CLI_TOOL_RESULTS:
+        read_tool_results(m);
         break;
     case CLI_RESULT:
         read_result(m);

@@ -11,13 +11,16 @@ static void put_control(struct buf *b, const char *request_id, const char *reque
     buf_printf(b, ",\"request\":%s}\n", request);
 }
 
-/* An empty system prompt of our own: the CLI then sends only its identity line, and the relay
- * appends the request's system text. Without it the CLI would add its coding-agent prompt. The
- * title keeps it from asking the model for one. */
-void cli_put_initialize(struct buf *b, const char *request_id)
+/* A system prompt of our own, mostly an empty one: the CLI then sends only its identity line, and
+ * the relay appends the request's system text. Without it the CLI would add its coding-agent
+ * prompt. The title keeps it from asking the model for one. */
+void cli_put_initialize(struct buf *b, const char *request_id, const char *system)
 {
-    put_control(b, request_id,
-                "{\"subtype\":\"initialize\",\"systemPrompt\":\"\",\"title\":\"claudegate\"}");
+    buf_adds(b, "{\"type\":\"control_request\",\"request_id\":");
+    buf_json_str(b, str_c(request_id));
+    buf_adds(b, ",\"request\":{\"subtype\":\"initialize\",\"systemPrompt\":");
+    buf_json_str(b, str_c(system));
+    buf_adds(b, ",\"title\":\"claudegate\"}}\n");
 }
 
 void cli_put_set_model(struct buf *b, const char *request_id, const char *model)

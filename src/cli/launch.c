@@ -5,10 +5,12 @@
 #include "cli/protocol.h"
 #include "core/buf.h"
 
+#include <inttypes.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define WORKER_PATH "PATH=/usr/local/bin:/usr/bin:/bin"
+#define WORKER_PATH        "PATH=/usr/local/bin:/usr/bin:/bin"
+#define DEFAULT_COMMAND_MS 120000
 
 static const char *const fixed_env[] = {
     WORKER_PATH,
@@ -38,12 +40,9 @@ static const char *const fixed_argv[] = {
     "--strict-mcp-config",
     "--setting-sources",
     "",
-    "--tools",
-    "",
-    "--no-session-persistence",
+    "--no-session-persistence", /* --resume reads its transcript all the same */
     "--permission-mode",
-    "dontAsk",
-    "--model",
+    "dontAsk", /* what is not allowed by name is refused */
 };
 
 static bool has_name(const struct cli_command *cmd, struct str name)
@@ -66,25 +65,78 @@ static char *passed_pair(const struct cli_command *cmd, struct str name)
     return pair;
 }
 
-void cli_launch_command(const struct cli_launch *l, struct cli_command *ret)
+bool cli_tools_ok(const char *tools)
 {
-    size_t a = 0, e = 0, o = 0;
-    *ret = (struct cli_command){0};
+    bool letter = false;
+    for (const char *p = tools; *p; p++) {
+        bool now = (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z');
+        if (!now && (*p != ',' || !letter))
+            return false;
+        letter = now;
+    }
+    return letter || tools[0] == '\0';
+}
+
+/* Returns how many of ret->owned are used. */
+static size_t put_argv(const struct cli_launch *l, struct cli_command *ret)
+{
+    const struct cli_profile *profile = l->profile;
+    const char *tools = profile ? profile->tools : "";
+    size_t a = 0, o = 0;
+    BUG_ON(!cli_tools_ok(tools));
     ret->argv[a++] = l->bin;
     for (size_t i = 0; i < ARRAY_SIZE(fixed_argv); i++)
         ret->argv[a++] = fixed_argv[i];
+    ret->argv[a++] = "--tools";
+    ret->argv[a++] = tools;
+    if (tools[0]) {
+        ret->argv[a++] = "--allowedTools";
+        ret->argv[a++] = tools;
+    }
+    if (profile && profile->max_turns > 0) {
+        ret->argv[a++] = "--max-turns";
+        ret->argv[a++] = ret->owned[o++] = x_printf("%" PRId64, profile->max_turns);
+    }
+    if (l->resume)
+        ret->argv[a++] = ret->owned[o++] = x_printf("--resume=%s", l->resume);
+    ret->argv[a++] = "--model";
     ret->argv[a++] = l->model;
+    BUG_ON(a >= ARRAY_SIZE(ret->argv));
+    return o;
+}
+
+/* Nothing goes on behind the back of a turn, and a command that never ends is the model's to hear
+ * of, before the silence ends the turn. */
+static size_t put_tool_env(const struct cli_profile *profile, struct cli_command *ret, size_t e,
+                           size_t *o)
+{
+    int64_t max = profile->max_command_ms;
+    ret->envp[e++] = "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS=1";
+    if (max == 0)
+        return e;
+    ret->envp[e++] = ret->owned[(*o)++] = x_printf("BASH_MAX_TIMEOUT_MS=%" PRId64, max);
+    max = max < DEFAULT_COMMAND_MS ? max : DEFAULT_COMMAND_MS;
+    ret->envp[e++] = ret->owned[(*o)++] = x_printf("BASH_DEFAULT_TIMEOUT_MS=%" PRId64, max);
+    return e;
+}
+
+void cli_launch_command(const struct cli_launch *l, struct cli_command *ret)
+{
+    *ret = (struct cli_command){0};
+    size_t e = 0, o = put_argv(l, ret);
     for (size_t i = 0; i < ARRAY_SIZE(fixed_env); i++)
         ret->envp[e++] = fixed_env[i];
     ret->envp[e++] = ret->owned[o++] = x_printf("HOME=%s", l->home);
     ret->envp[e++] = ret->owned[o++] = x_printf("ANTHROPIC_UNIX_SOCKET=%s", l->socket_path);
+    if (l->profile && l->profile->tools[0])
+        e = put_tool_env(l->profile, ret, e, &o);
     struct str names = str_c(l->pass_env);
     while (names.len && o < ARRAY_SIZE(ret->owned)) {
         char *pair = passed_pair(ret, str_trim(str_split(&names, ',')));
         if (pair)
             ret->envp[e++] = ret->owned[o++] = pair;
     }
-    BUG_ON(a >= ARRAY_SIZE(ret->argv) || e >= ARRAY_SIZE(ret->envp));
+    BUG_ON(e >= ARRAY_SIZE(ret->envp));
 }
 
 void cli_command_release(struct cli_command *cmd)

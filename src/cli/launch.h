@@ -7,19 +7,32 @@
 
 #include "core/err.h"
 
+/* What only argv can choose. */
+struct cli_profile {
+    const char *name;
+    const char *tools;      /* built-in tools, comma-separated, allowed without asking; "" = none.
+                             * Must pass cli_tools_ok() */
+    int64_t max_turns;      /* rounds of tools per question; 0 = no limit */
+    int64_t max_command_ms; /* of one shell command; 0 = the program's own limits */
+};
+/* Names of letters only, with a comma between two of them: no rules like Bash(rm:*), no options. */
+MUST_USE bool cli_tools_ok(const char *tools);
+
 struct cli_launch {
-    const char *bin;         /* path of the program */
-    const char *model;       /* the session's default */
-    const char *home;        /* private HOME */
-    const char *socket_path; /* the relay's unix socket */
-    const char *pass_env;    /* comma-separated names handed on from our environment; may be "".
-                              * At most 70; none can replace what a worker must have */
+    const char *bin;                   /* path of the program */
+    const char *model;                 /* the session's default */
+    const char *home;                  /* private HOME */
+    const char *socket_path;           /* the relay's unix socket */
+    const struct cli_profile *profile; /* NULL = no built-in tools */
+    const char *resume;   /* session id of a written transcript (transcript.h), or NULL */
+    const char *pass_env; /* comma-separated names handed on from our environment; may be "".
+                           * At most 70; none can replace what a worker must have */
 };
 
 struct cli_command {
     const char *argv[24];
     const char *envp[96];
-    char *owned[72]; /* the strings made for it */
+    char *owned[76]; /* the strings made for it */
 };
 
 void cli_launch_command(const struct cli_launch *l, struct cli_command *ret);

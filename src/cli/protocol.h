@@ -14,7 +14,8 @@
 #define CLI_VERSION_PINNED "2.1.197"
 
 /* --- towards the CLI: each appends one line with its newline ------------------------------ */
-void cli_put_initialize(struct buf *b, const char *request_id);
+/* system: a text of ours behind the CLI's own; "" = none. */
+void cli_put_initialize(struct buf *b, const char *request_id, const char *system);
 void cli_put_set_model(struct buf *b, const char *request_id, const char *model);
 void cli_put_thinking_budget(struct buf *b, const char *request_id, int64_t tokens);
 void cli_put_interrupt(struct buf *b, const char *request_id);
@@ -34,6 +35,7 @@ enum cli_kind {
     CLI_INIT,             /* system/init: a turn begins */
     CLI_STREAM,           /* one upstream stream event */
     CLI_ASSISTANT_ERROR,  /* synthetic assistant line that carries an API error */
+    CLI_TOOL_RESULTS,     /* the CLI ran tools of the latest message */
     CLI_RESULT,           /* the turn has ended */
     CLI_CONTROL_RESPONSE, /* to a request of ours */
     CLI_CONTROL_REQUEST,  /* the CLI asks us */
@@ -45,8 +47,9 @@ enum cli_kind {
 
 struct cli_msg {
     enum cli_kind kind;
-    json_t *root;  /* owned by the message; NULL for kinds that need no parsing */
-    json_t *event; /* CLI_STREAM: borrowed */
+    json_t *root;    /* owned by the message; NULL for kinds that need no parsing */
+    json_t *event;   /* CLI_STREAM: borrowed */
+    json_t *results; /* CLI_TOOL_RESULTS: content blocks, tool_result among them; borrowed */
     struct str subtype;
     /* CLI_RESULT: */
     bool is_error;

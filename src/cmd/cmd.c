@@ -1,11 +1,69 @@
-/* cmd.c - what subcommands share: configuration, database, waiting for an answer. */
+/* cmd.c - what subcommands share: options, configuration, database. */
 #include "cmd/cmd.h"
 #include "setup/setup.h"
 
 #include <errno.h>
+#include <getopt.h>
 #include <sys/stat.h>
 
-#define ERRORS_MAX ((size_t)1 << 20)
+#define ERRORS_MAX  ((size_t)1 << 20)
+#define OPTIONS_MAX 20
+#define VALUE_BASE  256 /* above every letter */
+
+/* What getopt_long() wants, made from our rows: the value of an option is its row's number. */
+struct getopt_tables {
+    struct option longs[OPTIONS_MAX + 2];
+    char shorts[OPTIONS_MAX * 2 + 2];
+};
+
+static void fill_tables(const struct cmd_option *options, struct getopt_tables *t)
+{
+    size_t n = 0, k = 0;
+    for (const struct cmd_option *o = options; o->name; o++) {
+        BUG_ON(n == OPTIONS_MAX);
+        t->longs[n] = (struct option){o->name, o->text ? required_argument : no_argument, NULL,
+                                      VALUE_BASE + (int)n};
+        n++;
+        if (o->letter)
+            t->shorts[k++] = o->letter;
+        if (o->letter && o->text)
+            t->shorts[k++] = ':';
+    }
+    t->longs[n] = (struct option){"help", no_argument, NULL, 'h'};
+    t->shorts[k] = 'h';
+}
+
+static const struct cmd_option *find_option(const struct cmd_option *options, int c)
+{
+    if (c >= VALUE_BASE)
+        return &options[c - VALUE_BASE];
+    while (options->name && options->letter != c)
+        options++;
+    return options->name ? options : NULL;
+}
+
+int cmd_options(int argc, char **argv, const struct cmd_option *options, int min, int max,
+                cmd_usage_fn *usage)
+{
+    struct getopt_tables t = {0};
+    int c;
+    fill_tables(options, &t);
+    while ((c = getopt_long(argc, argv, t.shorts, t.longs, NULL)) != -1) {
+        const struct cmd_option *o = find_option(options, c);
+        if (!o) {
+            usage(c == 'h' ? stdout : stderr);
+            return c == 'h' ? 0 : 2;
+        }
+        if (o->text)
+            *o->text = optarg;
+        else
+            *o->flag = true;
+    }
+    if (argc - optind >= min && argc - optind <= max)
+        return CMD_GO_ON;
+    usage(stderr);
+    return 2;
+}
 
 struct conf *cmd_load_conf(const char *path)
 {

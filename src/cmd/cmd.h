@@ -8,7 +8,21 @@
 #include "db/db.h"
 
 typedef int cmd_fn(int argc, char **argv);
-cmd_fn cmd_serve, cmd_key, cmd_user, cmd_config, cmd_doctor;
+cmd_fn cmd_serve, cmd_key, cmd_user, cmd_workers, cmd_config, cmd_doctor;
+
+/* One option of a subcommand: it takes a text, or it is a flag. The last row has no name. */
+struct cmd_option {
+    const char *name;
+    char letter;       /* short form; 0 = none */
+    const char **text; /* set to the option's argument */
+    bool *flag;        /* set to true */
+};
+/* Reads the options (and --help, -h); argv[optind] on are then the operands, `min` to `max` of
+ * them. CMD_GO_ON, or the exit status after having printed the usage. */
+#define CMD_GO_ON (-1)
+typedef void cmd_usage_fn(FILE *out);
+MUST_USE int cmd_options(int argc, char **argv, const struct cmd_option *options, int min, int max,
+                         cmd_usage_fn *usage);
 
 /* Reads the configuration: file named on the command line, or by CLAUDEGATE_CONFIG, or none. NULL
  * after having printed every error. */

@@ -1,7 +1,7 @@
 /* config.c - `claudegate config check|show|reference`. */
 #include "cmd/cmd.h"
 
-#include <getopt.h>
+#include <unistd.h>
 
 #define OUTPUT_MAX ((size_t)4 << 20)
 
@@ -45,22 +45,12 @@ static int reference(void)
 
 int cmd_config(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"config", required_argument, NULL, 'c'}, {"help", no_argument, NULL, 'h'}, {0}};
     const char *path = NULL;
-    int c;
-    while ((c = getopt_long(argc, argv, "c:h", options, NULL)) != -1) {
-        if (c == 'h') {
-            usage(stdout);
-            return 0;
-        }
-        if (c != 'c') {
-            usage(stderr);
-            return 2;
-        }
-        path = optarg;
-    }
-    const char *what = optind + 1 == argc ? argv[optind] : "";
+    const struct cmd_option options[] = {{"config", 'c', &path, NULL}, {0}};
+    int rc = cmd_options(argc, argv, options, 1, 1, usage);
+    if (rc != CMD_GO_ON)
+        return rc;
+    const char *what = argv[optind];
     if (strcmp(what, "check") == 0)
         return show(path, false);
     if (strcmp(what, "show") == 0)

@@ -1,11 +1,10 @@
 /* doctor.c - `claudegate doctor`: says what is missing on this machine, one line a check. */
-#include "child/child.h"
+#include "child/sandbox.h"
 #include "cli/launch.h"
 #include "cli/protocol.h"
 #include "cmd/cmd.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <netdb.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -91,22 +90,36 @@ static void check_credential(struct doctor *d)
         say(d, BAD, "credential", "none is set: set ANTHROPIC_API_KEY, or start with --demo");
 }
 
-/* bubblewrap is looked at already, because the next step of isolation depends on it. */
+/* Tries what a start would try, and undoes it. */
 static void check_sandbox(struct doctor *d)
 {
-    const char *const argv[] = {"/usr/bin/bwrap", "--ro-bind",         "/",         "/",
-                                "--unshare-all",  "--die-with-parent", "/bin/true", NULL};
-    const char *const envp[] = {NULL};
-    struct buf out;
+    static const enum sandbox_mode modes[] = {[CONF_SANDBOX_AUTO] = SANDBOX_AUTO,
+                                              [CONF_SANDBOX_ON] = SANDBOX_ON,
+                                              [CONF_SANDBOX_OFF] = SANDBOX_OFF};
+    const struct conf *c = d->conf;
     struct err err;
-    buf_init(&out, 4096);
-    if (access(argv[0], X_OK) != 0)
-        say(d, WARN, "sandbox", "bubblewrap is not installed; workers run as this user, unboxed");
-    else if (child_run(argv, envp, 5000, &out, &err) != 0)
-        say(d, WARN, "sandbox", "bubblewrap does not work here (%s); workers run unboxed", err.msg);
-    else
-        say(d, OK, "sandbox", "bubblewrap works; this version does not use it yet");
-    buf_release(&out);
+    char *bin = cli_find_program(c->claude.bin, &err); /* NULL is reported elsewhere */
+    struct sandbox_opts o = {.mode = modes[c->sandbox.mode],
+                             .memory_mb = c->sandbox.memory_mb,
+                             .cpu_percent = c->sandbox.cpu_percent,
+                             .max_processes = c->sandbox.max_processes,
+                             .max_open_files = c->sandbox.max_open_files,
+                             .max_file_mb = c->sandbox.max_file_mb,
+                             .uids = c->sandbox.uids,
+                             .program = bin};
+    struct sandbox *s = sandbox_new(&o, &err);
+    if (!s) {
+        say(d, BAD, "sandbox", "%s", err.msg);
+    } else {
+        const struct sandbox_status *st = sandbox_status(s);
+        bool root = geteuid() == 0 && !st->own_users;
+        const char *as_root = "; the claude processes run as root: set sandbox.uids, or start the "
+                              "server as another user";
+        say(d, st->filesystem && !st->reason[0] && !root ? OK : WARN, "sandbox", "%s%s%s%s",
+            st->summary, st->reason[0] ? "; " : "", st->reason, root ? as_root : "");
+    }
+    sandbox_free(s);
+    free(bin);
 }
 
 static void check_disk(struct doctor *d)
@@ -154,12 +167,27 @@ static void split_listen(const char *listen, char *host, size_t size, const char
     *ret_port = colon ? colon + 1 : "0";
 }
 
+static void check_socket_dir(struct doctor *d, const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    AUTO(free_charp)
+    char *dir = slash ? x_strndup(path, (size_t)(slash - path + 1)) : x_strdup(".");
+    if (access(dir, R_OK | W_OK | X_OK) == 0)
+        say(d, OK, "port", "the socket %s can be made", path);
+    else
+        say(d, BAD, "port", "the socket %s cannot be made: %s", path, strerror(errno));
+}
+
 static void check_port(struct doctor *d)
 {
     const char *listen_at = d->conf->server.listen, *port;
     char host[256];
     struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *ai = NULL;
     int one = 1;
+    if (strncmp(listen_at, "unix:", 5) == 0) {
+        check_socket_dir(d, listen_at + 5);
+        return;
+    }
     split_listen(listen_at, host, sizeof(host), &port);
     if (getaddrinfo(host[0] ? host : NULL, port, &hints, &ai) != 0 || !ai) {
         say(d, BAD, "port", "server.listen '%s' is not an address", listen_at);
@@ -216,29 +244,13 @@ static int run_checks(struct doctor *d)
 
 int cmd_doctor(int argc, char **argv)
 {
-    static const struct option options[] = {{"json", no_argument, NULL, 'j'},
-                                            {"config", required_argument, NULL, 'c'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {0}};
     struct doctor d = {0};
     const char *path = NULL;
-    int c;
-    while ((c = getopt_long(argc, argv, "jc:h", options, NULL)) != -1) {
-        if (c == 'h') {
-            usage(stdout);
-            return 0;
-        }
-        if (c == '?') {
-            usage(stderr);
-            return 2;
-        }
-        d.json |= c == 'j';
-        path = c == 'c' ? optarg : path;
-    }
-    if (optind != argc) {
-        usage(stderr);
-        return 2;
-    }
+    const struct cmd_option options[] = {
+        {"json", 'j', NULL, &d.json}, {"config", 'c', &path, NULL}, {0}};
+    int rc = cmd_options(argc, argv, options, 0, 0, usage);
+    if (rc != CMD_GO_ON)
+        return rc;
     struct conf *conf = cmd_load_conf(path);
     if (!conf)
         return 1;

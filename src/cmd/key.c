@@ -1,4 +1,4 @@
-/* key.c - `claudegate key create|list|revoke`. Works while the server runs: it writes to the
+/* key.c - `claudegate key create|list|set|revoke`. Works while the server runs: it writes to the
  * same database, and the server notices. */
 #include "auth/auth.h"
 #include "cmd/cmd.h"
@@ -6,7 +6,7 @@
 #include "setup/make_key.h"
 #include "setup/setup.h"
 
-#include <getopt.h>
+#include <unistd.h>
 
 #define EXPIRES_DAYS_MAX 36500
 #define MODELS_MAX       64
@@ -15,6 +15,7 @@ static void usage(FILE *out)
 {
     fputs("Usage: claudegate key create --name NAME [OPTIONS]\n"
           "       claudegate key list [--json]\n"
+          "       claudegate key set ID --priority N\n"
           "       claudegate key revoke ID\n\n"
           "Options of create (defaults come from the settings keys.*):\n"
           "  --name NAME                what the key is for\n"
@@ -25,6 +26,9 @@ static void usage(FILE *out)
           "  --max-tokens N             of one answer, or 'unlimited'\n"
           "  --models LIST              comma-separated names, '*' matches anything\n"
           "  --no-streaming             refuse stream:true\n"
+          "  --allow-agent              may ask for agent turns, where agent.enabled is set\n"
+          "  --priority N               1 to 10: its share of the workers when they are scarce\n"
+          "                             (default: 1; 10 gets ten times the time of 1)\n"
           "  --expires WHEN             2027-01-31, 2027-01-31T12:00:00Z, or 30d from now\n"
           "  --json                     print one JSON object\n"
           "  --config FILE              the YAML file (default: CLAUDEGATE_CONFIG, or none)\n\n"
@@ -34,10 +38,11 @@ static void usage(FILE *out)
 }
 
 struct options {
-    const char *config, *user, *models, *expires, *rpm, *rpd, *tpd, *max_tokens;
-    bool json, no_streaming;
+    const char *config, *user, *models, *expires, *rpm, *rpd, *tpd, *max_tokens, *priority;
+    bool json, no_streaming, allow_agent;
     struct new_key key;
     int64_t expires_at;
+    int priority_value;
 };
 
 /* --- printing ---------------------------------------------------------------------------- */
@@ -67,7 +72,7 @@ static void put_key(struct buf *b, const struct api_key *k, const char *text)
         buf_printf(b, "\"key\":\"%s\",", text);
     buf_adds(b, "\"name\":");
     buf_json_str(b, str_c(k->name));
-    buf_printf(b, ",\"status\":\"%s\",", k->status);
+    buf_printf(b, ",\"status\":\"%s\",\"priority\":%d,", k->status, k->priority);
     put_time(b, "createdAt", k->created_at);
     buf_addc(b, ',');
     put_time(b, "expiresAt", k->expires_at);
@@ -87,7 +92,9 @@ static void put_key(struct buf *b, const struct api_key *k, const char *text)
     }
     buf_adds(b, "],");
     put_limit(b, "maxTokens", k->permissions.max_tokens);
-    buf_printf(b, ",\"allowStreaming\":%s}}", k->permissions.allow_streaming ? "true" : "false");
+    buf_printf(b, ",\"allowStreaming\":%s,\"allowAgent\":%s}}",
+               k->permissions.allow_streaming ? "true" : "false",
+               k->permissions.allow_agent ? "true" : "false");
 }
 
 static void print_created(const struct options *o, const struct api_key *k, const char *text)
@@ -126,6 +133,18 @@ static bool parse_expires(const char *text, int64_t *ret_at)
         fprintf(stderr, "claudegate: --expires: '%s' is in the past\n", text);
         return false;
     }
+    return true;
+}
+
+static bool parse_priority(const char *text, int *ret_priority)
+{
+    uint64_t v;
+    if (!str_to_u64(str_c(text), &v) || v < 1 || v > KEY_PRIORITY_MAX) {
+        fprintf(stderr, "claudegate: --priority: must be a whole number from 1 to %d; got '%s'\n",
+                KEY_PRIORITY_MAX, text);
+        return false;
+    }
+    *ret_priority = (int)v;
     return true;
 }
 
@@ -171,6 +190,9 @@ static bool fill_key(struct options *o, const struct conf *conf, struct api_key 
     }
     if (o->no_streaming)
         k->permissions.allow_streaming = false;
+    k->permissions.allow_agent = o->allow_agent;
+    if (o->priority)
+        k->priority = o->priority_value;
     k->expires_at = o->expires_at;
     return true;
 }
@@ -185,6 +207,8 @@ static int create(struct options *o)
         return 2;
     }
     if (o->expires && !parse_expires(o->expires, &o->expires_at))
+        return 2;
+    if (o->priority && !parse_priority(o->priority, &o->priority_value))
         return 2;
     struct conf *conf = cmd_load_conf(o->config);
     if (!conf)
@@ -208,11 +232,12 @@ static int create(struct options *o)
     return rc == 0 ? 0 : 1;
 }
 
-/* --- list and revoke --------------------------------------------------------------------- */
+/* --- list, set, revoke -------------------------------------------------------------------- */
 
-struct listing {
+struct asked {
     struct setup_wait wait;
-    bool json;
+    const struct options *o;
+    const char *id; /* as it was given; NULL: list */
 };
 
 static void print_line(const struct api_key *k)
@@ -220,115 +245,114 @@ static void print_line(const struct api_key *k)
     char when[CLOCK_RFC3339_SIZE] = "never";
     if (k->last_used_at)
         clock_rfc3339(k->last_used_at, when);
-    printf("%s  %-8s  last used %-24s  %s\n", k->public_id, k->status, when, k->name);
+    printf("%s  %-8s  priority %-2d  last used %-24s  %s\n", k->public_id, k->status, k->priority,
+           when, k->name);
 }
 
 static void on_list(void *ctx, const struct api_key *keys, size_t count, const struct err *err)
 {
-    struct listing *l = ctx;
+    struct asked *a = ctx;
     struct buf b;
     buf_init(&b, (size_t)256 << 20);
     buf_addc(&b, '[');
     for (size_t i = 0; i < count && !err; i++) {
-        if (!l->json) {
+        if (!a->o->json) {
             print_line(&keys[i]);
             continue;
         }
         buf_adds(&b, i ? "," : "");
         put_key(&b, &keys[i], NULL);
     }
-    if (l->json && !err)
+    if (a->o->json && !err)
         printf("%s]\n", buf_cstr(&b));
     buf_release(&b);
-    setup_answered(&l->wait, err);
+    setup_answered(&a->wait, err);
 }
 
 static void on_revoked(void *ctx, const struct api_key *key, const struct err *err)
 {
+    struct asked *a = ctx;
     (void)key;
-    setup_answered(ctx, err);
+    if (!err)
+        printf("Key %s revoked.\n", a->id);
+    setup_answered(&a->wait, err);
 }
 
-/* id NULL: list. */
-static int with_db(const struct options *o, const char *id)
+static void on_set(void *ctx, const struct api_key *key, const struct err *err)
+{
+    struct asked *a = ctx;
+    if (!err)
+        printf("Key %s has priority %d.\n", a->id, key->priority);
+    setup_answered(&a->wait, err);
+}
+
+typedef void ask_fn(struct db *db, struct asked *a);
+
+static void ask_list(struct db *db, struct asked *a)
+{
+    api_key_list(db, on_list, a);
+}
+
+static void ask_set(struct db *db, struct asked *a)
+{
+    api_key_set_priority(db, a->id, a->o->priority_value, on_set, a);
+}
+
+static void ask_revoke(struct db *db, struct asked *a)
+{
+    api_key_set_status(db, a->id, "revoked", on_revoked, a);
+}
+
+static int with_db(const struct options *o, const char *id, ask_fn *ask)
 {
     struct conf *conf = cmd_load_conf(o->config);
-    struct listing l = {.json = o->json};
+    struct asked a = {.o = o, .id = id};
     struct db *db;
     int rc = -1;
-    if (conf && cmd_open_db(conf, &l.wait.loop, &db) == 0) {
-        if (id)
-            api_key_set_status(db, id, "revoked", on_revoked, &l.wait);
-        else
-            api_key_list(db, on_list, &l);
-        rc = setup_wait(&l.wait);
-        if (rc == 0 && id)
-            printf("Key %s revoked.\n", id);
-        cmd_close_db(l.wait.loop, db);
+    if (conf && cmd_open_db(conf, &a.wait.loop, &db) == 0) {
+        ask(db, &a);
+        rc = setup_wait(&a.wait);
+        cmd_close_db(a.wait.loop, db);
     }
     conf_free(conf);
     return rc == 0 ? 0 : 1;
 }
 
-/* --- arguments --------------------------------------------------------------------------- */
-
-static int parse_options(int argc, char **argv, struct options *o)
+static int set(struct options *o, const char *id)
 {
-    static const struct option options[] = {
-        {"name", required_argument, NULL, 'n'},
-        {"user", required_argument, NULL, 'u'},
-        {"requests-per-minute", required_argument, NULL, 'm'},
-        {"requests-per-day", required_argument, NULL, 'd'},
-        {"tokens-per-day", required_argument, NULL, 't'},
-        {"max-tokens", required_argument, NULL, 'x'},
-        {"models", required_argument, NULL, 'M'},
-        {"no-streaming", no_argument, NULL, 's'},
-        {"expires", required_argument, NULL, 'e'},
-        {"json", no_argument, NULL, 'j'},
-        {"config", required_argument, NULL, 'c'},
-        {"help", no_argument, NULL, 'h'},
-        {0},
-    };
-    const struct {
-        int c;
-        const char **slot;
-    } texts[] = {{'n', &o->key.name}, {'u', &o->key.user}, {'m', &o->rpm},
-                 {'d', &o->rpd},      {'t', &o->tpd},      {'x', &o->max_tokens},
-                 {'M', &o->models},   {'e', &o->expires},  {'c', &o->config}};
-    int c;
-    while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-        if (c == 'h') {
-            usage(stdout);
-            return 1;
-        }
-        if (c == '?') {
-            usage(stderr);
-            return 2;
-        }
-        o->json |= c == 'j';
-        o->no_streaming |= c == 's';
-        for (size_t i = 0; i < ARRAY_SIZE(texts); i++) {
-            if (texts[i].c == c)
-                *texts[i].slot = optarg;
-        }
+    if (!o->priority) {
+        fputs("claudegate: key set: needs --priority\n", stderr);
+        return 2;
     }
-    return 0;
+    return parse_priority(o->priority, &o->priority_value) ? with_db(o, id, ask_set) : 2;
 }
+
+/* --- arguments --------------------------------------------------------------------------- */
 
 int cmd_key(int argc, char **argv)
 {
     struct options o = {.key = {.user = "admin"}};
-    int rc = parse_options(argc, argv, &o);
-    if (rc)
-        return rc == 1 ? 0 : 2;
-    const char *what = optind < argc ? argv[optind] : "";
-    int rest = argc - optind - 1;
-    if (strcmp(what, "create") == 0 && rest == 0)
+    const struct cmd_option options[] = {
+        {"name", 0, &o.key.name, NULL},           {"user", 0, &o.key.user, NULL},
+        {"requests-per-minute", 0, &o.rpm, NULL}, {"requests-per-day", 0, &o.rpd, NULL},
+        {"tokens-per-day", 0, &o.tpd, NULL},      {"max-tokens", 0, &o.max_tokens, NULL},
+        {"models", 0, &o.models, NULL},           {"no-streaming", 0, NULL, &o.no_streaming},
+        {"allow-agent", 0, NULL, &o.allow_agent}, {"priority", 0, &o.priority, NULL},
+        {"expires", 0, &o.expires, NULL},         {"json", 0, NULL, &o.json},
+        {"config", 0, &o.config, NULL},           {0},
+    };
+    int rc = cmd_options(argc, argv, options, 1, 2, usage);
+    if (rc != CMD_GO_ON)
+        return rc;
+    const char *what = argv[optind], *id = optind + 1 < argc ? argv[optind + 1] : NULL;
+    if (strcmp(what, "create") == 0 && !id)
         return create(&o);
-    if (strcmp(what, "list") == 0 && rest == 0)
-        return with_db(&o, NULL);
-    if (strcmp(what, "revoke") == 0 && rest == 1)
-        return with_db(&o, argv[optind + 1]);
+    if (strcmp(what, "list") == 0 && !id)
+        return with_db(&o, NULL, ask_list);
+    if (strcmp(what, "set") == 0 && id)
+        return set(&o, id);
+    if (strcmp(what, "revoke") == 0 && id)
+        return with_db(&o, id, ask_revoke);
     usage(stderr);
     return 2;
 }

@@ -2,8 +2,6 @@
 #include "app.h"
 #include "cmd/cmd.h"
 
-#include <getopt.h>
-
 static void usage(FILE *out)
 {
     fputs(
@@ -18,37 +16,15 @@ static void usage(FILE *out)
 
 int cmd_serve(int argc, char **argv)
 {
-    static const struct option options[] = {{"config", required_argument, NULL, 'c'},
-                                            {"bootstrap", no_argument, NULL, 'b'},
-                                            {"demo", no_argument, NULL, 'd'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {0}};
     struct app_opts o = {0};
     const char *path = NULL;
-    int c;
-    while ((c = getopt_long(argc, argv, "c:bdh", options, NULL)) != -1) {
-        switch (c) {
-        case 'c':
-            path = optarg;
-            break;
-        case 'b':
-            o.bootstrap = true;
-            break;
-        case 'd':
-            o.demo = true;
-            break;
-        case 'h':
-            usage(stdout);
-            return 0;
-        default:
-            usage(stderr);
-            return 2;
-        }
-    }
-    if (optind != argc) {
-        usage(stderr);
-        return 2;
-    }
+    const struct cmd_option options[] = {{"config", 'c', &path, NULL},
+                                         {"bootstrap", 'b', NULL, &o.bootstrap},
+                                         {"demo", 'd', NULL, &o.demo},
+                                         {0}};
+    int rc = cmd_options(argc, argv, options, 0, 0, usage);
+    if (rc != CMD_GO_ON)
+        return rc;
     struct conf *conf = cmd_load_conf(path);
     if (!conf)
         return 1;

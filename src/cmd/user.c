@@ -4,7 +4,6 @@
 #include "core/clock.h"
 #include "setup/setup.h"
 
-#include <getopt.h>
 #include <unistd.h>
 
 #define PASSWORD_COST 12
@@ -119,41 +118,17 @@ static int check_options(const struct options *o)
 
 int cmd_user(int argc, char **argv)
 {
-    static const struct option options[] = {{"name", required_argument, NULL, 'n'},
-                                            {"role", required_argument, NULL, 'r'},
-                                            {"password-stdin", no_argument, NULL, 'p'},
-                                            {"json", no_argument, NULL, 'j'},
-                                            {"config", required_argument, NULL, 'c'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {0}};
     struct options o = {.role = "owner"};
-    int c;
-    while ((c = getopt_long(argc, argv, "n:r:pjc:h", options, NULL)) != -1) {
-        switch (c) {
-        case 'n':
-            o.name = optarg;
-            break;
-        case 'r':
-            o.role = optarg;
-            break;
-        case 'p':
-            o.password_stdin = true;
-            break;
-        case 'j':
-            o.json = true;
-            break;
-        case 'c':
-            o.config = optarg;
-            break;
-        case 'h':
-            usage(stdout);
-            return 0;
-        default:
-            usage(stderr);
-            return 2;
-        }
-    }
-    if (optind + 1 != argc || strcmp(argv[optind], "create") != 0) {
+    const struct cmd_option options[] = {{"name", 'n', &o.name, NULL},
+                                         {"role", 'r', &o.role, NULL},
+                                         {"password-stdin", 'p', NULL, &o.password_stdin},
+                                         {"json", 'j', NULL, &o.json},
+                                         {"config", 'c', &o.config, NULL},
+                                         {0}};
+    int rc = cmd_options(argc, argv, options, 1, 1, usage);
+    if (rc != CMD_GO_ON)
+        return rc;
+    if (strcmp(argv[optind], "create") != 0) {
         usage(stderr);
         return 2;
     }

@@ -5,11 +5,14 @@
 #include "conf/settings.h"
 
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <curl/curl.h>
 
 #define PASS_ENV_MAX 20
-#define LISTEN_RULE \
-    "must be IPv4:port, [IPv6]:port, localhost:port or :port (all addresses), port 0 to 65535"
+#define LISTEN_RULE                                                                              \
+    "must be IPv4:port, [IPv6]:port, localhost:port or :port (all addresses), port 0 to 65535, " \
+    "or unix:/path of a socket whose file name is at most 80 bytes long"
+#define SOCKET_NAME_MAX 80
 
 static bool is_ip(int family, struct str host)
 {
@@ -28,8 +31,17 @@ static bool is_bracketed_ipv6(struct str host)
            is_ip(AF_INET6, str_n(host.p + 1, host.len - 2));
 }
 
+static bool is_socket_path(struct str path)
+{
+    const char *slash = path.len ? memrchr(path.p, '/', path.len) : NULL;
+    size_t name = slash ? (size_t)(path.p + path.len - slash) - 1 : 0;
+    return str_starts(path, "/") && name >= 1 && name <= SOCKET_NAME_MAX;
+}
+
 const char *check_listen(struct str value)
 {
+    if (str_starts(value, "unix:"))
+        return is_socket_path(str_n(value.p + 5, value.len - 5)) ? NULL : LISTEN_RULE;
     uint64_t port;
     const char *colon = memrchr(value.p, ':', value.len);
     if (!colon)
@@ -108,6 +120,33 @@ const char *check_pass_env(struct str value)
         if (!may_be_passed(name))
             return "must not name HOME, PATH, DATABASE_URL, REDIS_URL, ANTHROPIC_* or CLAUDE*: the "
                    "processes get their own, and never a credential";
+    }
+    return NULL;
+}
+
+const char *check_uids(struct str value)
+{
+    uint64_t first, last;
+    struct str rest = value, from = str_split(&rest, '-');
+    if (!str_to_u64(from, &first) || !str_to_u64(rest, &last) || first == 0 || last < first ||
+        last >= UINT32_MAX)
+        return "must be two user ids, none of them 0, like 200000-200999";
+    return NULL;
+}
+
+/* Names only: no rules like Bash(rm:*), nothing that could be an option. */
+const char *check_tools(struct str value)
+{
+    bool more = true;
+    while (more) {
+        more = value.len && memchr(value.p, ',', value.len);
+        struct str name = str_split(&value, ',');
+        for (size_t i = 0; i < name.len; i++) {
+            if (!isalpha((unsigned char)name.p[i]))
+                name.len = 0;
+        }
+        if (name.len == 0)
+            return "must be names of letters, separated by commas";
     }
     return NULL;
 }

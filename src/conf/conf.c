@@ -169,7 +169,7 @@ static void read_env_setting(struct loader *l, char *const *env, int index)
         set_value_consume(l, index, str_c(value), ORIGIN_ENV, x_strdup(name));
 }
 
-/* PORT, which platforms set, replaces the port of server.listen. */
+/* PORT, which platforms set, replaces the port of server.listen; a socket has none. */
 static void read_env_port(struct loader *l, char *const *env)
 {
     const char *port = env_get(env, "PORT");
@@ -180,6 +180,8 @@ static void read_env_port(struct loader *l, char *const *env)
         loader_error(l, "environment", "PORT", "must be a whole number from 0 to 65535");
         return;
     }
+    if (str_starts(str_c(l->conf->server.listen), "unix:"))
+        return;
     int index = setting_find(STR("server.listen"));
     struct conf_origin *o = &l->conf->origins[index];
     char *colon = strrchr(l->conf->server.listen, ':');
@@ -252,6 +254,12 @@ static void check_between(struct loader *l)
     if (both_sound(l, "upstream.api_key", "upstream.auth_token", &a, &b) &&
         c->upstream.api_key[0] && c->upstream.auth_token[0])
         value_error(l, a, "cannot be set together with upstream.auth_token (from %s)",
+                    c->origins[b].where);
+    if (both_sound(l, "agent.enabled", "sandbox.uids", &a, &b) && c->agent.enabled &&
+        c->sandbox.uids[0])
+        value_error(l, a,
+                    "cannot be set together with sandbox.uids (from %s): the workspaces are in "
+                    "data_dir, which is closed to all users but the server's own",
                     c->origins[b].where);
     if (both_sound(l, "pool.min_spare", "pool.max_workers", &a, &b) &&
         c->pool.min_spare > c->pool.max_workers)

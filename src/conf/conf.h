@@ -15,6 +15,9 @@
 #include "core/err.h"
 
 enum conf_demo { DEMO_OFF, DEMO_AUTO };
+enum conf_isolation { CONF_ISOLATE_KEY, CONF_ISOLATE_REQUEST, CONF_ISOLATE_SHARED };
+enum conf_history { CONF_HISTORY_AUTO, CONF_HISTORY_INJECT, CONF_HISTORY_RESUME };
+enum conf_sandbox { CONF_SANDBOX_AUTO, CONF_SANDBOX_ON, CONF_SANDBOX_OFF };
 
 struct conf_origin; /* private */
 
@@ -27,6 +30,7 @@ struct conf {
         int64_t read_timeout;     /* seconds, 60 */
         int64_t max_connections;  /* 10000 */
         int64_t drain_timeout;    /* seconds, 30: running turns at SIGTERM */
+        int64_t keepalive_ms;     /* 10000: silence in a stream after which a comment is sent */
         bool hsts;                /* false */
     } server;
     char *data_dir; /* CLAUDEGATE_DATA_DIR, "data" */
@@ -55,23 +59,41 @@ struct conf {
         char *bin;      /* CLAUDEGATE_CLAUDE_BIN, "" = search node_modules/.bin/claude and PATH */
         char *model;    /* claude-sonnet-4-5: when a request names none */
         char *pass_env; /* "": comma-separated names of variables handed on to the processes */
+        enum conf_history history; /* auto | inject | resume; auto */
     } claude;
     struct {
-        int64_t max_workers;          /* 8 */
-        int64_t min_spare;            /* 1 */
-        int64_t start_concurrency;    /* 0 = number of cores */
-        int64_t max_requests;         /* 300 per worker */
-        int64_t max_rss_mb;           /* 450 */
-        int64_t max_age;              /* seconds, 21600 */
-        int64_t idle_timeout;         /* seconds, 900: a claimed, idle worker ends */
-        int64_t start_timeout_ms;     /* 60000 */
-        int64_t prepare_timeout_ms;   /* 10000: reset and history */
-        int64_t silence_timeout_ms;   /* 240000: no output inside a turn; < the CLI's own 300 s */
-        int64_t turn_timeout_ms;      /* 900000 */
-        int64_t interrupt_timeout_ms; /* 2000: interrupt to result, then kill */
-        int64_t queue_max;            /* 1000 */
-        int64_t queue_timeout_ms;     /* 60000 */
+        enum conf_sandbox mode; /* auto | on | off; auto */
+        int64_t memory_mb;      /* 2048: of one worker's process tree; 0 = no limit */
+        int64_t cpu_percent;    /* 0 = no limit; 100 = one core */
+        int64_t max_processes;  /* 256: processes and threads; 0 = no limit */
+        int64_t max_open_files; /* 1024 */
+        int64_t max_file_mb;    /* 1024 */
+        char *uids;             /* "": "first-last", a user of its own for each worker */
+    } sandbox;
+    struct {
+        int64_t max_workers;           /* 8 */
+        int64_t min_spare;             /* 1 */
+        int64_t start_concurrency;     /* 0 = number of cores */
+        int64_t max_requests;          /* 300 per worker */
+        int64_t max_rss_mb;            /* 450 */
+        int64_t max_age;               /* seconds, 21600 */
+        int64_t idle_timeout;          /* seconds, 900: a claimed, idle worker ends */
+        int64_t start_timeout_ms;      /* 60000 */
+        int64_t prepare_timeout_ms;    /* 10000: reset and history */
+        int64_t silence_timeout_ms;    /* 240000: no output inside a turn; < the CLI's own 300 s */
+        int64_t turn_timeout_ms;       /* 900000 */
+        int64_t interrupt_timeout_ms;  /* 2000: interrupt to result, then kill */
+        enum conf_isolation isolation; /* key | request | shared; key */
+        int64_t queue_max;             /* 1000 */
+        int64_t queue_max_per_key;     /* 200; 0 = no limit of its own */
+        int64_t queue_timeout_ms;      /* 60000 */
     } pool;
+    struct {
+        bool enabled;         /* false */
+        char *tools;          /* "Bash,Read,Write,Edit,Glob,Grep": built-in tools of the program */
+        int64_t max_turns;    /* 50: rounds of tools per question; 0 = no limit */
+        bool require_sandbox; /* true */
+    } agent;
     struct {
         int64_t ttl;       /* seconds after last use, 3600 */
         int64_t max_bytes; /* of one stored conversation, 8388608 */

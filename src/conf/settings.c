@@ -18,13 +18,23 @@
 
 static const char *const log_levels[] = {"debug", "info", "warn", "error", NULL};
 static const char *const demo_modes[] = {[DEMO_OFF] = "off", [DEMO_AUTO] = "auto", NULL};
+static const char *const isolations[] = {[CONF_ISOLATE_KEY] = "key",
+                                         [CONF_ISOLATE_REQUEST] = "request",
+                                         [CONF_ISOLATE_SHARED] = "shared",
+                                         NULL};
+static const char *const histories[] = {[CONF_HISTORY_AUTO] = "auto",
+                                        [CONF_HISTORY_INJECT] = "inject",
+                                        [CONF_HISTORY_RESUME] = "resume",
+                                        NULL};
+static const char *const sandbox_modes[] = {
+    [CONF_SANDBOX_AUTO] = "auto", [CONF_SANDBOX_ON] = "on", [CONF_SANDBOX_OFF] = "off", NULL};
 
 /* clang-format off */
 const struct setting settings[] = {
     {.name = "server.listen", .env = "CLAUDEGATE_LISTEN", .kind = SET_STRING, AT(server.listen),
      .def = "127.0.0.1:3001", .check = check_listen,
-     .help = "Address to serve on: IPv4:port, [IPv6]:port, localhost:port or :port (all "
-             "addresses); the variable PORT replaces its port."},
+     .help = "Address to serve on: IPv4:port, [IPv6]:port, localhost:port, :port (all addresses) "
+             "or unix:/path of a socket; the variable PORT replaces its port."},
     {.name = "server.max_body_bytes", .kind = SET_BYTES, AT(server.max_body_bytes),
      RANGE(1024, GIB), .def = "33554432", .help = "Largest request body; above it, 413."},
     {.name = "server.max_header_bytes", .kind = SET_BYTES, AT(server.max_header_bytes),
@@ -37,6 +47,10 @@ const struct setting settings[] = {
      RANGE(1, 1000000), .def = "10000", .help = "Connections open at once; more are refused."},
     {.name = "server.drain_timeout", .kind = SET_SECONDS, AT(server.drain_timeout),
      RANGE(0, DAY), .def = "30", .help = "How long running turns may still take after SIGTERM."},
+    {.name = "server.keepalive_ms", .kind = SET_MILLIS, AT(server.keepalive_ms),
+     RANGE(100, HOUR_MS), .def = "10000",
+     .help = "A stream that was silent for so long gets a comment; one that still waits for a "
+             "process is told its position."},
     {.name = "server.hsts", .kind = SET_BOOL, AT(server.hsts), .def = "false",
      .help = "Send Strict-Transport-Security; only when every client comes through TLS."},
 
@@ -68,7 +82,7 @@ const struct setting settings[] = {
      .secret = true, AT(upstream.auth_token), .def = "", .may_be_empty = true,
      .check = check_token,
      .help = "Token that is sent upstream as Authorization: Bearer, instead of api_key."},
-    {.name = "upstream.demo", .kind = SET_DEMO, AT(upstream.demo), .def = "off",
+    {.name = "upstream.demo", .kind = SET_INDEX, AT(upstream.demo), .def = "off",
      .choices = demo_modes,
      .help = "With auto, a server without a credential answers from a built-in stand-in."},
     {.name = "upstream.connect_timeout_ms", .kind = SET_MILLIS, AT(upstream.connect_timeout_ms),
@@ -90,6 +104,36 @@ const struct setting settings[] = {
      .may_be_empty = true, .check = check_pass_env,
      .help = "Variables of this process that the claude processes get too, separated by commas; "
              "all others they never see."},
+    {.name = "claude.history", .kind = SET_INDEX, AT(claude.history), .def = "auto",
+     .choices = histories,
+     .help = "How a process gets a conversation's history: inject writes it to its input, resume "
+             "starts a new process on a transcript, auto tries each new process and injects while "
+             "that works."},
+
+    {.name = "sandbox.mode", .kind = SET_INDEX, AT(sandbox.mode), .def = "auto",
+     .choices = sandbox_modes,
+     .help = "Whether each claude process runs in bubblewrap, without network and with a private "
+             "file system: auto where it works, on or not at all, off."},
+    {.name = "sandbox.memory_mb", .kind = SET_MEBIBYTES, AT(sandbox.memory_mb),
+     RANGE(0, 1048576), .def = "2048",
+     .help = "Memory of one worker and all it starts, where a cgroup v2 is delegated; 0 is no "
+             "limit."},
+    {.name = "sandbox.cpu_percent", .kind = SET_INT, AT(sandbox.cpu_percent), RANGE(0, 100000),
+     .def = "0", .help = "CPU of one worker, 100 is one core, where a cgroup v2 is delegated; 0 is "
+                         "no limit."},
+    {.name = "sandbox.max_processes", .kind = SET_INT, AT(sandbox.max_processes),
+     RANGE(0, 1000000), .def = "256",
+     .help = "Processes and threads of one worker, where a cgroup v2 is delegated; 0 is no "
+             "limit."},
+    {.name = "sandbox.max_open_files", .kind = SET_INT, AT(sandbox.max_open_files),
+     RANGE(0, 1000000), .def = "1024", .help = "Open files of one process; 0 is as inherited."},
+    {.name = "sandbox.max_file_mb", .kind = SET_MEBIBYTES, AT(sandbox.max_file_mb),
+     RANGE(0, 1048576), .def = "1024", .help = "Largest file a worker may write; 0 is as "
+                                               "inherited."},
+    {.name = "sandbox.uids", .kind = SET_STRING, AT(sandbox.uids), .def = "",
+     .may_be_empty = true, .check = check_uids,
+     .help = "Range of user ids, first-last: each worker runs as one of its own; needs root. Empty "
+             "is the server's own user."},
 
     {.name = "pool.max_workers", .kind = SET_INT, AT(pool.max_workers), RANGE(1, 10000),
      .def = "8", .help = "Processes at most; each takes about 120 MiB."},
@@ -119,10 +163,29 @@ const struct setting settings[] = {
     {.name = "pool.interrupt_timeout_ms", .kind = SET_MILLIS, AT(pool.interrupt_timeout_ms),
      RANGE(10, HOUR_MS), .def = "2000",
      .help = "An interrupted turn that has not ended by then is killed."},
+    {.name = "pool.isolation", .kind = SET_INDEX, AT(pool.isolation), .def = "key",
+     .choices = isolations,
+     .help = "Whose requests may share a process, one after the other: those of one API key, "
+             "nobody's (it ends after each request), or everybody's."},
     {.name = "pool.queue_max", .kind = SET_INT, AT(pool.queue_max), RANGE(0, 1000000),
      .def = "1000", .help = "Requests that may wait for a process; more are refused."},
+    {.name = "pool.queue_max_per_key", .kind = SET_INT, AT(pool.queue_max_per_key),
+     RANGE(0, 1000000), .def = "200",
+     .help = "Of them, with the same API key; 0 is no limit of its own."},
     {.name = "pool.queue_timeout_ms", .kind = SET_MILLIS, AT(pool.queue_timeout_ms),
      RANGE(10, HOUR_MS), .def = "60000", .help = "How long a request may wait for a process."},
+
+    {.name = "agent.enabled", .kind = SET_BOOL, AT(agent.enabled), .def = "false",
+     .help = "Allow agent turns to keys that have the permission: the program's own tools work in "
+             "a directory of the session; not together with sandbox.uids."},
+    {.name = "agent.tools", .kind = SET_STRING, AT(agent.tools),
+     .def = "Bash,Read,Write,Edit,Glob,Grep", .check = check_tools,
+     .help = "Tools of an agent turn, separated by commas; each may be used without asking."},
+    {.name = "agent.max_turns", .kind = SET_INT, AT(agent.max_turns), RANGE(0, 1000),
+     .def = "50", .help = "Rounds of tools in one agent turn; 0 is no limit."},
+    {.name = "agent.require_sandbox", .kind = SET_BOOL, AT(agent.require_sandbox),
+     .def = "true", .help = "Refuse to start with agent.enabled where bubblewrap is not in force; "
+                            "with false, agents may then do whatever this server's user may."},
 
     {.name = "session.ttl", .kind = SET_SECONDS, AT(session.ttl), RANGE(1, 3650 * DAY),
      .def = "3600", .help = "A session is forgotten this long after its last use."},

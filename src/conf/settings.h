@@ -7,7 +7,7 @@
 enum setting_kind {
     SET_STRING,   /* char * */
     SET_CHOICE,   /* char *, one of .choices */
-    SET_DEMO,     /* enum conf_demo, the index in .choices */
+    SET_INDEX,    /* an enum: the index in .choices */
     SET_BOOL,     /* bool */
     SET_INT,      /* int64_t */
     SET_SECONDS,  /* int64_t; "90" or "5m" */
@@ -68,7 +68,7 @@ void setting_release(const struct setting *s, struct conf *conf);
 
 /* check.c: rules of single texts. */
 setting_check_fn check_listen, check_database_url, check_redis_url, check_base_url, check_token,
-    check_model_patterns, check_pass_env;
+    check_model_patterns, check_pass_env, check_uids, check_tools;
 
 /* conf.c: one load. */
 enum origin_kind { ORIGIN_DEFAULT, ORIGIN_FILE, ORIGIN_ENV };

@@ -25,7 +25,7 @@ static const struct kind_info {
 } kinds[] = {
     [SET_STRING] = {"text", "", 0, NULL, NULL},
     [SET_CHOICE] = {"one of", "", 0, NULL, NULL},
-    [SET_DEMO] = {"one of", "", 0, NULL, NULL},
+    [SET_INDEX] = {"one of", "", 0, NULL, NULL},
     [SET_BOOL] = {"true or false", "", 0, NULL, NULL},
     [SET_INT] = {"whole number", "", 1, NULL, NULL},
     [SET_SECONDS] = {"duration", " seconds", 1000, durations, "30s, 5m or 1h"},
@@ -162,11 +162,11 @@ static int parse_text(const struct setting *s, struct str text, struct conf *con
 static bool parse_plain(const struct setting *s, struct str text, struct conf *conf)
 {
     void *slot = (char *)conf + s->offset;
-    if (s->kind == SET_DEMO) {
+    if (s->kind == SET_INDEX) {
         int choice = find_choice(s, text);
         if (choice < 0)
             return false;
-        *(enum conf_demo *)slot = (enum conf_demo)choice;
+        memcpy(slot, &choice, sizeof(choice));
         return true;
     }
     if (s->kind == SET_BOOL) {
@@ -195,8 +195,8 @@ void setting_write(const struct setting *s, const struct conf *conf, struct buf 
     BUG_ON(s->secret);
     if (setting_is_text(s))
         buf_json_str(out, str_c(*(char *const *)slot));
-    else if (s->kind == SET_DEMO)
-        buf_json_str(out, str_c(s->choices[*(const enum conf_demo *)slot]));
+    else if (s->kind == SET_INDEX)
+        buf_json_str(out, str_c(s->choices[*(const unsigned *)slot]));
     else if (s->kind == SET_BOOL)
         buf_adds(out, *(const bool *)slot ? "true" : "false");
     else

@@ -110,6 +110,17 @@ static void authorise_metrics(const struct gateway *g, struct http_req *req)
     http_reply_error(req, &err);
 }
 
+static void authorise_local(struct http_req *req)
+{
+    struct err err;
+    if (strcmp(http_req_peer(req), "unix") == 0) {
+        http_req_proceed(req);
+        return;
+    }
+    err_set(&err, ERR_NOT_FOUND, "There is nothing here");
+    http_reply_error(req, &err);
+}
+
 void gateway_authorise(struct http_req *req, enum http_scope scope, void *ctx)
 {
     struct gateway *g = OBJ(ctx, struct gateway, GATEWAY_TAG);
@@ -122,6 +133,9 @@ void gateway_authorise(struct http_req *req, enum http_scope scope, void *ctx)
         break;
     case SCOPE_KEY:
         authorise_key(g, req);
+        break;
+    case SCOPE_LOCAL: /* the socket's mode admits this user and root only */
+        authorise_local(req);
         break;
     }
 }
@@ -137,6 +151,19 @@ int gateway_check_model(const struct api_key *key, const char *model, struct err
         return 0;
     err_set(err, ERR_FORBIDDEN, "model: this key may not use '%.100s'", model);
     snprintf(err->field, sizeof(err->field), "model");
+    return -1;
+}
+
+int gateway_check_agent(const struct gateway *g, const struct api_key *key, struct err *err)
+{
+    if (!g->agent)
+        return err_field(err, "profile",
+                         "must be \"chat\": agent turns are not enabled on this server "
+                         "(agent.enabled)");
+    if (key->permissions.allow_agent)
+        return 0;
+    err_set(err, ERR_FORBIDDEN, "profile: this key may not have agent turns");
+    snprintf(err->field, sizeof(err->field), "profile");
     return -1;
 }
 

@@ -11,6 +11,7 @@
 #include "limit/limit.h"
 #include "pool/pool.h"
 #include "session/session.h"
+#include "session/workspace.h"
 
 /* What every handler gets as its ctx; built once by app.c, all parts borrowed. */
 struct gateway {
@@ -24,6 +25,9 @@ struct gateway {
     struct inflight *inflight;
     struct sessions *sessions;
     struct pool *pool;
+    struct sandbox *sandbox;
+    struct workspaces *workspaces;
+    const struct cli_profile *agent; /* NULL = agent turns are not enabled */
     struct http_server *server;
     struct timer keepalive;
     struct list jobs;          /* all that are not settled */
@@ -37,6 +41,12 @@ struct gateway {
 #define GATEWAY_TAG TAG4('G', 'A', 'T', 'E')
 
 /* --- the request every dialect is parsed into --------------------------------------------- */
+enum chat_profile {
+    PROFILE_ANY, /* the session's; of a new one: chat */
+    PROFILE_CHAT,
+    PROFILE_AGENT /* with tools, in a workspace of the session */
+};
+
 struct chat_request {
     char *model;        /* NULL: the session's, or the configured default */
     json_t *history;    /* array of {"role","content"}; NULL with a session */
@@ -45,7 +55,8 @@ struct chat_request {
     json_t *system;     /* string or array of blocks; NULL = none (with a session: keep its own) */
     int64_t max_tokens; /* 0 = not given: the key's limit */
     bool stream;
-    bool with_session;
+    enum chat_profile profile;
+    bool with_session;             /* an agent needs one */
     char session_id[ID_UUID_SIZE]; /* "" = a new one */
 };
 void chat_request_free(struct chat_request *r);
@@ -55,13 +66,16 @@ struct job;
 /* How a dialect writes its answer. Each ends up in exactly one of finish() and fail(). */
 struct dialect {
     const char *name;
-    /* Streaming only: before the first event, then each upstream event. */
+    /* Streaming only: before the first event, then each upstream event. The stream of server-sent
+     * events is open already. */
     void (*begin)(struct job *job);
     void (*event)(struct job *job, const json_t *event);
+    /* Streaming only, agents only: see struct turn_ops. */
+    void (*tool)(struct job *job, const json_t *block);
     /* Must finish the HTTP request. */
     void (*finish)(struct job *job, const struct turn_result *result);
-    /* After begin(): an error inside the stream; must finish the HTTP request. Errors before it
-     * are plain HTTP errors, written by the gateway. */
+    /* An error inside the open stream, perhaps before begin(); must finish the HTTP request. Errors
+     * before that are plain HTTP errors, written by the gateway. */
     void (*fail)(struct job *job, const struct err *err);
 };
 
@@ -91,6 +105,10 @@ MUST_USE int gateway_check_model(const struct api_key *key, const char *model, s
  * given. */
 MUST_USE int gateway_check_permissions(const struct api_key *key, struct chat_request *r,
                                        struct err *err);
+
+/* May this key have agent turns here? ERR_INVALID: nobody may; ERR_FORBIDDEN: this key may not. */
+MUST_USE int gateway_check_agent(const struct gateway *g, const struct api_key *key,
+                                 struct err *err);
 
 /* --- health.c ----------------------------------------------------------------------------- */
 http_handler gateway_healthz, gateway_readyz, gateway_metrics;

@@ -45,12 +45,16 @@ void gateway_readyz(struct http_req *req, void *ctx)
     buf_printf(&b, "{\"status\":\"%s\"", reason ? "not_ready" : "ready");
     if (reason)
         buf_printf(&b, ",\"reason\":\"%s\"", reason);
-    buf_printf(&b,
-               ",\"upstream\":\"%s\",\"workers\":{\"starting\":%zu,\"spare\":%zu,\"idle\":%zu,"
-               "\"busy\":%zu,\"ending\":%zu},\"queued\":%zu,\"startFailuresInRow\":%lld,"
-               "\"usageJournalPending\":%zu,\"sandbox\":\"off\"}",
-               g->upstream_kind, s.starting, s.spare, s.idle, s.busy, s.ending, s.queued,
-               (long long)s.start_failures_in_row, journal_pending(g->journal));
+    buf_printf(
+        &b,
+        ",\"upstream\":\"%s\",\"workers\":{\"starting\":%zu,\"spare\":%zu,\"idle\":%zu,"
+        "\"busy\":%zu,\"ending\":%zu},\"queued\":%zu,\"startFailuresInRow\":%lld,"
+        "\"startsPausedMs\":%lld,\"usageJournalPending\":%zu,\"history\":\"%s\",\"sandbox\":",
+        g->upstream_kind, s.starting, s.spare, s.idle, s.busy, s.ending, s.queued,
+        (long long)s.start_failures_in_row, (long long)s.breaker_open_ms,
+        journal_pending(g->journal), pool_history_name(s.history));
+    buf_json_str(&b, str_c(sandbox_status(g->sandbox)->summary));
+    buf_addc(&b, '}');
     http_reply_json(req, reason ? 503 : 200, &b);
     buf_release(&b);
 }

@@ -16,8 +16,7 @@
 
 /* What a slow reader may leave unread before its turn is stopped: the CLI has no brake. */
 #define STREAM_BACKLOG_MAX ((size_t)8 << 20)
-#define KEEPALIVE_MS       10000
-#define KEEPALIVE_LOOK_MS  1000
+#define KEEPALIVE_LOOKS    10   /* per interval */
 #define IMAGE_TOKENS       1600 /* for the reservation only; the real count comes from upstream */
 
 enum job_state { JOB_NEW, JOB_LOADING, JOB_QUEUED, JOB_RUNNING, JOB_SAVING, JOB_SETTLED };
@@ -31,7 +30,8 @@ struct job {
     struct chat_request *req;
     const struct dialect *dialect;
     enum job_state state;
-    bool began; /* the stream's headers are out */
+    bool open;  /* the stream's headers are out */
+    bool began; /* and so is the dialect's beginning */
     struct limit_ticket ticket;
     int64_t input_estimate; /* tokens of what is asked, before upstream says how many */
     struct session *session;
@@ -39,10 +39,12 @@ struct job {
     struct turn *turn;
     struct turn_result result; /* while SAVING */
     json_t *answer;            /* content of the finished message, kept over SAVING */
+    json_t *added;             /* an agent's: all messages of the turn; else NULL */
     struct cli_message message;
     struct usage_row usage;
     size_t slot;                           /* of the running turns' file */
     int64_t text_bytes;                    /* of the answer so far */
+    bool measured;                         /* upstream has said how large the input was */
     int64_t start_us, first_us, last_us;   /* last: of the latest event or keep-alive */
     char peer[64], client_request_id[132]; /* for the log line */
 };
@@ -61,6 +63,14 @@ static struct metric ttft_seconds = {.name = "claudegate_time_to_first_token_sec
 static struct metric turn_seconds = {.name = "claudegate_turn_seconds",
                                      .help = "Request accepted to settled.",
                                      .type = METRIC_HISTOGRAM};
+static const double dispatch_buckets[] = {0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02,
+                                          0.05,   0.1,    0.25,   0.5,   1,     2.5,   10,   60};
+static struct metric dispatch_seconds = {
+    .name = "claudegate_dispatch_seconds",
+    .help = "Request accepted to its question on the way to a worker.",
+    .type = METRIC_HISTOGRAM,
+    .buckets = dispatch_buckets,
+    .bucket_count = ARRAY_SIZE(dispatch_buckets)};
 static struct metric limited_total = {.name = "claudegate_limited_total",
                                       .help = "Requests refused by a limit of their key.",
                                       .type = METRIC_COUNTER,
@@ -115,6 +125,7 @@ static void destroy(void *obj)
     struct job *j = OBJ(obj, struct job, JOB_TAG);
     chat_request_free(j->req);
     json_decref(j->answer);
+    json_decref(j->added);
     auth_key_unref(j->key);
     j->tag = 0;
     free(j);
@@ -170,9 +181,12 @@ static void note_progress(struct job *j, const json_t *event)
             (int64_t)(json_get_str(delta, "text").len + json_get_str(delta, "thinking").len +
                       json_get_str(delta, "partial_json").len);
     } else if (usage) {
-        u->input_tokens = json_get_int(usage, "input_tokens", 0);
-        u->cache_creation_tokens = json_get_int(usage, "cache_creation_input_tokens", 0);
-        u->cache_read_tokens = json_get_int(usage, "cache_read_input_tokens", 0);
+        if (!j->measured) /* what stood there was an estimate */
+            u->input_tokens = u->cache_creation_tokens = u->cache_read_tokens = 0;
+        j->measured = true;
+        u->input_tokens += json_get_int(usage, "input_tokens", 0);
+        u->cache_creation_tokens += json_get_int(usage, "cache_creation_input_tokens", 0);
+        u->cache_read_tokens += json_get_int(usage, "cache_read_input_tokens", 0);
     }
     u->output_tokens = (j->text_bytes + 3) / 4;
     inflight_update(j->g->inflight, j->slot, u->input_tokens, u->output_tokens,
@@ -214,7 +228,7 @@ static void fail(struct job *j, const struct err *err)
     if (!http)
         return;
     http_req_on_gone(http, NULL, NULL);
-    if (j->began)
+    if (j->open)
         j->dialect->fail(j, err);
     else
         http_reply_error(http, err);
@@ -266,7 +280,9 @@ static void save_session(struct job *j)
                               .revision = j->revision,
                               .system = r->system,
                               .user = r->content,
-                              .assistant = j->answer};
+                              .assistant = j->answer,
+                              .added = j->added,
+                              .agent = r->profile == PROFILE_AGENT};
     set_state(j, JOB_SAVING);
     session_commit(j->session, &st, on_saved, j);
 }
@@ -281,6 +297,7 @@ static void on_turn_done(void *ctx, const struct turn_result *r)
     }
     j->result = *r;
     j->answer = json_incref(r->message->content);
+    j->added = json_incref(r->added);
     j->message = *r->message;
     j->message.content = j->answer;
     j->message.block = NULL;
@@ -300,6 +317,28 @@ static void stop_slow_reader(struct job *j)
     turn_cancel(j->turn, &err);
 }
 
+static void open_stream(struct job *j)
+{
+    if (!j->open)
+        http_sse_begin(j->http);
+    j->open = true;
+}
+
+static void tell(struct job *j, void (*how)(struct job *job, const json_t *what),
+                 const json_t *what)
+{
+    if (!j->req->stream || !j->http)
+        return;
+    if (!j->began) {
+        j->began = true;
+        open_stream(j);
+        j->dialect->begin(j);
+    }
+    how(j, what);
+    if (http_stream_backlog(j->http) > STREAM_BACKLOG_MAX)
+        stop_slow_reader(j);
+}
+
 static void on_turn_event(void *ctx, const json_t *event)
 {
     struct job *j = OBJ(ctx, struct job, JOB_TAG);
@@ -307,15 +346,15 @@ static void on_turn_event(void *ctx, const json_t *event)
     if (!j->first_us)
         j->first_us = j->last_us;
     note_progress(j, event);
-    if (!j->req->stream || !j->http)
-        return;
-    if (!j->began) {
-        j->began = true;
-        j->dialect->begin(j);
-    }
-    j->dialect->event(j, event);
-    if (http_stream_backlog(j->http) > STREAM_BACKLOG_MAX)
-        stop_slow_reader(j);
+    tell(j, j->dialect->event, event);
+}
+
+static void on_turn_tool(void *ctx, const json_t *block)
+{
+    struct job *j = OBJ(ctx, struct job, JOB_TAG);
+    j->last_us = clock_mono_us();
+    if (j->dialect->tool)
+        tell(j, j->dialect->tool, block);
 }
 
 static void on_turn_started(void *ctx)
@@ -323,6 +362,8 @@ static void on_turn_started(void *ctx)
     struct job *j = OBJ(ctx, struct job, JOB_TAG);
     if (j->state == JOB_QUEUED)
         set_state(j, JOB_RUNNING);
+    if (j->slot == INFLIGHT_NONE)
+        metric_observe(&dispatch_seconds, (double)(clock_mono_us() - j->start_us) / 1e6);
     if (j->slot != INFLIGHT_NONE)
         return; /* a second attempt */
     j->usage.input_tokens = j->input_estimate;
@@ -330,7 +371,7 @@ static void on_turn_started(void *ctx)
 }
 
 static const struct turn_ops turn_callbacks = {
-    .started = on_turn_started, .event = on_turn_event, .done = on_turn_done};
+    .started = on_turn_started, .event = on_turn_event, .tool = on_turn_tool, .done = on_turn_done};
 
 static json_t *system_blocks(const json_t *system)
 {
@@ -352,7 +393,8 @@ static void start_turn(struct job *j)
         session_tag(s, j->revision, will_hold);
     }
     AUTO(json_unref_p) json_t *system = system_blocks(r->system);
-    struct turn_request tr = {.class_id = j->key->key.id,
+    struct turn_request tr = {.key_id = j->key->key.id,
+                              .priority = j->key->key.priority,
                               .model = r->model,
                               .request_id = j->usage.request_id,
                               .history = s ? s->messages : r->history,
@@ -361,32 +403,52 @@ static void start_turn(struct job *j)
                               .system = system,
                               .holds = have ? holds : NULL,
                               .will_hold = will_hold};
+    AUTO(free_charp) char *workspace = NULL;
+    if (r->profile == PROFILE_AGENT) {
+        if (workspace_make(j->g->workspaces, s->id, &workspace, &err) != 0) {
+            fail(j, &err);
+            return;
+        }
+        tr.profile = j->g->agent;
+        tr.workspace = workspace;
+        tr.workspace_id = s->id;
+    }
     set_state(j, JOB_QUEUED);
     j->turn = pool_run(j->g->pool, &tr, &turn_callbacks, j, &err);
     if (!j->turn)
         fail(j, &err);
 }
 
-/* A comment in each stream that has been silent, so that no proxy takes it for dead. */
+/* A comment in each stream that has been silent, so that no proxy takes it for dead. One that still
+ * waits for a worker learns its place; from then on errors come inside the stream. */
+static void keep_alive(struct job *j, int64_t now)
+{
+    char text[64] = "keep-alive";
+    size_t position = j->turn ? turn_position(j->turn) : 0;
+    if (position)
+        snprintf(text, sizeof(text), "queued, position %zu", position);
+    j->last_us = now;
+    open_stream(j);
+    http_sse_comment(j->http, text);
+}
+
 static void on_keepalive(void *obj)
 {
     struct gateway *g = OBJ(obj, struct gateway, GATEWAY_TAG);
-    int64_t now = clock_mono_us();
+    int64_t now = clock_mono_us(), interval_ms = g->conf->server.keepalive_ms;
     LIST_EACH(&g->jobs, n)
     {
         struct job *j = container_of(n, struct job, node);
-        if (!j->began || !j->http || now - j->last_us < KEEPALIVE_MS * 1000)
-            continue;
-        j->last_us = now;
-        http_sse_comment(j->http, "keep-alive");
+        if (j->http && j->req->stream && j->turn && now - j->last_us >= interval_ms * 1000)
+            keep_alive(j, now);
     }
-    timer_set(&g->keepalive, KEEPALIVE_LOOK_MS);
+    timer_set(&g->keepalive, interval_ms / KEEPALIVE_LOOKS);
 }
 
 void gateway_start(struct gateway *g)
 {
     timer_init(&g->keepalive, g->loop, on_keepalive, g);
-    timer_set(&g->keepalive, KEEPALIVE_LOOK_MS);
+    timer_set(&g->keepalive, g->conf->server.keepalive_ms / KEEPALIVE_LOOKS);
 }
 
 void gateway_stop(struct gateway *g)
@@ -402,11 +464,27 @@ static void set_model(struct job *j, const char *model)
     snprintf(j->usage.model, sizeof(j->usage.model), "%s", model);
 }
 
+/* A session stays what its first turn made it. */
+static int adopt_profile(struct job *j, struct err *err)
+{
+    struct chat_request *r = j->req;
+    enum chat_profile first = j->session->agent ? PROFILE_AGENT : PROFILE_CHAT;
+    if (json_array_size(j->session->messages) == 0)
+        return 0;
+    if (r->profile != PROFILE_ANY && r->profile != first)
+        return err_field(err, "profile", "must be \"%s\", or absent: so this session began",
+                         j->session->agent ? "agent" : "chat");
+    r->profile = first;
+    return first == PROFILE_AGENT ? gateway_check_agent(j->g, &j->key->key, err) : 0;
+}
+
 /* What the session knows and the request does not say. */
 static int adopt_session(struct job *j, struct err *err)
 {
     struct session *s = j->session;
     snprintf(j->usage.session_id, sizeof(j->usage.session_id), "%s", s->id);
+    if (adopt_profile(j, err) != 0)
+        return -1;
     if (!j->req->system)
         j->req->system = json_incref(s->system);
     if (j->req->model)
@@ -490,7 +568,8 @@ static int admit(struct job *j, struct err *err)
         return err_set(err, ERR_SHUTTING_DOWN, "The server is shutting down");
     if (!r->model && !r->session_id[0])
         set_model(j, j->g->conf->claude.model);
-    if (gateway_check_permissions(&j->key->key, r, err) != 0)
+    if (gateway_check_permissions(&j->key->key, r, err) != 0 ||
+        (r->profile == PROFILE_AGENT && gateway_check_agent(j->g, &j->key->key, err) != 0))
         return -1;
     json_object_set_new(r->params, "max_tokens", json_integer(r->max_tokens));
     j->input_estimate =
@@ -529,6 +608,7 @@ static struct job *new_job(struct gateway *g, struct http_req *http, struct chat
     j->dialect = dialect;
     j->slot = INFLIGHT_NONE;
     j->start_us = http_req_start_us(http);
+    j->last_us = clock_mono_us();
     snprintf(u->request_id, sizeof(u->request_id), "%s", http_req_id(http));
     snprintf(u->api_key_id, sizeof(u->api_key_id), "%s", j->key->key.id);
     snprintf(u->endpoint, sizeof(u->endpoint), "%s", http_req_route(http));

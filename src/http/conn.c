@@ -18,8 +18,7 @@
 #include "core/clock.h"
 
 #include <event2/http_struct.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 #define AHEAD_MAX      ((size_t)64 << 10)
@@ -161,10 +160,8 @@ void conn_watch(struct http_conn *c)
 
 bool conn_peer_left(const struct http_conn *c)
 {
-    struct tcp_info info;
-    socklen_t len = sizeof(info);
-    return getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0 &&
-           info.tcpi_state != TCP_ESTABLISHED;
+    struct pollfd p = {.fd = c->fd, .events = POLLRDHUP};
+    return poll(&p, 1, 0) > 0;
 }
 
 void conn_reply_sent(struct http_conn *c)
@@ -350,6 +347,10 @@ static void set_peer(struct http_conn *c)
 {
     char *address;
     ev_uint16_t port;
+    if (c->server->is_unix) {
+        snprintf(c->peer, sizeof(c->peer), "unix");
+        return;
+    }
     evhttp_connection_get_peer(c->evcon, &address, &port);
     if (strncmp(address, "::ffff:", 7) == 0 && strchr(address, '.'))
         address += 7; /* an IPv4 client of a dual-stack socket */

@@ -24,7 +24,8 @@ enum http_dialect { DIALECT_NATIVE, DIALECT_ANTHROPIC, DIALECT_OPENAI };
 enum http_scope {
     SCOPE_PUBLIC,  /* anybody: health */
     SCOPE_METRICS, /* metrics token, or a direct loopback peer */
-    SCOPE_KEY      /* a valid API key */
+    SCOPE_KEY,     /* a valid API key */
+    SCOPE_LOCAL    /* a peer on a unix socket: only this server's own user can open it */
 };
 
 typedef void http_handler(struct http_req *req, void *ctx);
@@ -43,7 +44,8 @@ struct http_route {
 typedef void http_authorise_fn(struct http_req *req, enum http_scope scope, void *ctx);
 
 struct http_opts {
-    const char *listen;      /* "127.0.0.1:3001", "[::1]:3001", ":3001" (all), port 0 = any */
+    const char *listen;      /* "127.0.0.1:3001", "[::1]:3001", ":3001" (all), port 0 = any, or
+                                "unix:PATH": mode 0600; replaces what an ended server left there */
     size_t max_body_bytes;   /* over it: 413 */
     size_t max_header_bytes; /* whole head; over it: 431. At most 100 header lines. */
     int idle_timeout_s;      /* a connection without a request in progress */
@@ -59,9 +61,10 @@ struct http_opts {
 /* NULL + err when the address cannot be bound. Makes the process ignore SIGPIPE. */
 struct http_server *http_server_new(struct loop *loop, const struct http_opts *opts,
                                     struct err *err);
-/* "127.0.0.1:41234": the address really bound. Owned by the server. */
+/* "127.0.0.1:41234" or "unix:PATH": the address really bound. Owned by the server. */
 const char *http_server_address(const struct http_server *s);
-/* Stops accepting; idle connections close, replies still to be sent carry "Connection: close". */
+/* Stops accepting and removes a unix socket's name; idle connections close, replies still to be
+ * sent carry "Connection: close". */
 void http_server_drain(struct http_server *s);
 size_t http_server_active(const struct http_server *s); /* requests not finished */
 size_t http_server_connections(const struct http_server *s);
@@ -75,7 +78,7 @@ const char *http_req_client_id(const struct http_req *req);
 const char *http_req_method(const struct http_req *req);
 const char *http_req_path(const struct http_req *req);  /* decoded, without query */
 const char *http_req_route(const struct http_req *req); /* the pattern, for metrics and usage */
-const char *http_req_peer(const struct http_req *req);  /* IP address of the TCP peer */
+const char *http_req_peer(const struct http_req *req);  /* its IP address, or "unix" */
 enum http_dialect http_req_dialect(const struct http_req *req);
 const char *http_req_header(const struct http_req *req, const char *name); /* NULL when absent */
 const char *http_req_param(const struct http_req *req, const char *name);  /* of the pattern */

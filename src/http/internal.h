@@ -15,6 +15,7 @@
 #include <event2/bufferevent.h>
 #include <event2/event.h>
 #include <event2/http.h>
+#include <sys/types.h>
 
 #define HTTP_SERVER_TAG TAG4('H', 'S', 'R', 'V')
 #define HTTP_CONN_TAG   TAG4('H', 'C', 'O', 'N')
@@ -34,12 +35,21 @@ enum conn_state {
     CONN_DEAD = CONN_STATES /* evhttp let go of it; freed next turn */
 };
 
+/* The name of a unix socket in the file system. */
+struct unix_name {
+    int dir;
+    char *name; /* in dir; NULL = none */
+    dev_t dev;
+    ino_t ino;
+};
+
 struct http_server {
     uint32_t tag;
     struct loop *loop;
     struct http_opts opts;
     char *listen;
-    char address[80];
+    char *address;
+    struct unix_name unix_name; /* while it listens there */
     struct evhttp *http;
     struct evhttp_bound_socket *bound;
     struct list conns[CONN_STATES];
@@ -47,9 +57,10 @@ struct http_server {
     size_t by_fd_size;
     size_t paused;      /* connections that stopped reading ahead */
     size_t active;      /* requests not finished */
+    size_t observed;    /* connections, as the metric has them */
     struct timer sweep; /* time-outs of all connections */
     int64_t sweep_at_ms;
-    bool draining, closed;
+    bool is_unix, draining, closed;
 };
 
 struct http_conn {
@@ -113,8 +124,15 @@ struct http_req {
 void server_sweep_soon(struct http_server *s); /* time-outs are to be looked at */
 void server_free_if_done(struct http_server *s);
 
-/* --- listen.c: binds "host:port" and fills in s->bound and s->address ------------------- */
+/* --- listen.c: binds s->listen and fills in s->bound and s->address --------------------- */
 MUST_USE int server_listen(struct http_server *s, struct err *err);
+void server_unlisten(struct http_server *s);
+
+/* --- listen_unix.c ---------------------------------------------------------------------- */
+/* The listening descriptor, or -1. */
+MUST_USE int unix_listen(const char *path, struct unix_name *ret_name, struct err *err);
+/* Before that descriptor is closed. */
+void unix_unlisten(struct unix_name *u);
 
 /* --- conn.c ---------------------------------------------------------------------------- */
 struct bufferevent *conn_accept(struct event_base *base, void *server); /* evhttp_set_bevcb */
@@ -157,7 +175,7 @@ void observe_request(const struct http_req *req, bool aborted);
 void observe_register(void);
 void observe_fault(const struct http_req *req, const struct err *err);
 void observe_refusal(const struct http_conn *c);
-void observe_connections(const struct http_server *s);
+void observe_connections(struct http_server *s);
 void observe_client_gone(void);
 
 #endif

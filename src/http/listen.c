@@ -1,4 +1,4 @@
-/* listen.c - from "host:port" to a listening socket given to evhttp.
+/* listen.c - from "host:port" or "unix:PATH" to a listening socket given to evhttp.
  *
  * The socket is made here rather than by evhttp because accepted sockets inherit TCP_NODELAY and
  * keep-alive from it, and because evhttp's own listener spins when file descriptors run out. */
@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #define TELL_EVERY_MS 10000
+#define UNIX_PREFIX   "unix:"
 
 /* Splits at the last colon; the brackets of an IPv6 address are taken off. */
 static int split(const char *listen_on, char *host, size_t host_size, char *port, size_t port_size,
@@ -98,7 +99,7 @@ static int open_listener(const char *listen_on, struct err *err)
     return fd;
 }
 
-static void name_socket(int fd, char *out, size_t size)
+static char *socket_name(int fd)
 {
     struct sockaddr_storage ss = {0};
     socklen_t len = sizeof(ss);
@@ -106,7 +107,8 @@ static void name_socket(int fd, char *out, size_t size)
     BUG_ON(getsockname(fd, (struct sockaddr *)&ss, &len) != 0);
     getnameinfo((struct sockaddr *)&ss, len, host, sizeof(host), port, sizeof(port),
                 NI_NUMERICHOST | NI_NUMERICSERV);
-    snprintf(out, size, ss.ss_family == AF_INET6 ? "[%.64s]:%.6s" : "%.64s:%.6s", host, port);
+    return ss.ss_family == AF_INET6 ? x_printf("[%.64s]:%.6s", host, port)
+                                    : x_printf("%.64s:%.6s", host, port);
 }
 
 /* Out of descriptors: without a pause the loop would spin on the ready socket. The server's sweep
@@ -125,10 +127,12 @@ static void on_accept_error(struct evconnlistener *listener, void *ctx)
 
 int server_listen(struct http_server *s, struct err *err)
 {
-    int fd = open_listener(s->listen, err);
+    s->is_unix = strncmp(s->listen, UNIX_PREFIX, strlen(UNIX_PREFIX)) == 0;
+    int fd = s->is_unix ? unix_listen(s->listen + strlen(UNIX_PREFIX), &s->unix_name, err)
+                        : open_listener(s->listen, err);
     if (fd < 0)
         return -1;
-    name_socket(fd, s->address, sizeof(s->address));
+    s->address = s->is_unix ? x_strdup(s->listen) : socket_name(fd);
     struct evconnlistener *listener = evconnlistener_new(
         loop_base(s->loop), NULL, NULL, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
     BUG_ON(!listener);
@@ -136,4 +140,14 @@ int server_listen(struct http_server *s, struct err *err)
     s->bound = evhttp_bind_listener(s->http, listener);
     BUG_ON(!s->bound);
     return 0;
+}
+
+void server_unlisten(struct http_server *s)
+{
+    struct evhttp_bound_socket *bound = TAKE_PTR(s->bound);
+    if (!bound)
+        return;
+    if (s->unix_name.name)
+        unix_unlisten(&s->unix_name);
+    evhttp_del_accept_socket(s->http, bound);
 }

@@ -107,9 +107,12 @@ void observe_refusal(const struct http_conn *c)
              LF_I("status", info->status), LF_S("peer", c->peer));
 }
 
-void observe_connections(const struct http_server *s)
+/* The sum over all servers of the process. */
+void observe_connections(struct http_server *s)
 {
-    metric_set(&connections, (double)http_server_connections(s));
+    size_t now = http_server_connections(s);
+    metric_add(&connections, (double)now - (double)s->observed);
+    s->observed = now;
 }
 
 void observe_client_gone(void)

@@ -101,6 +101,7 @@ void server_free_if_done(struct http_server *s)
         return;
     free(s->by_fd);
     free(s->listen);
+    free(s->address);
     s->tag = 0;
     free(s);
 }
@@ -147,18 +148,11 @@ const char *http_server_address(const struct http_server *s)
     return s->address;
 }
 
-static void stop_listening(struct http_server *s)
-{
-    struct evhttp_bound_socket *bound = TAKE_PTR(s->bound);
-    if (bound)
-        evhttp_del_accept_socket(s->http, bound);
-}
-
 void http_server_drain(struct http_server *s)
 {
     struct node *node;
     s->draining = true;
-    stop_listening(s);
+    server_unlisten(s);
     while ((node = list_first(&s->conns[CONN_IDLE]))) {
         conn_start(conn_from(node)); /* in case it was accepted in this very turn */
         conn_close(conn_from(node));
@@ -183,7 +177,7 @@ void http_server_free(struct http_server *s)
     if (!s)
         return;
     s->draining = true;
-    stop_listening(s);
+    server_unlisten(s);
     for (size_t i = 0; i < ARRAY_SIZE(s->conns); i++) {
         struct node *node;
         while ((node = list_first(&s->conns[i]))) {

@@ -1,54 +1,35 @@
 /* pool.c - which worker serves which turn, and how many there are.
  *
  * Every worker is on exactly one list: starting, spare (initialised, belongs to nobody), idle
- * (belongs to a class), busy, ending. dispatch() walks the waiting turns in order and gives each
- * what it may have; turns of one class do not block turns of another. After every change,
- * balance() starts spares - within the limits on workers and on simultaneous starts, with
- * back-off while starts fail - and makes room by ending the idle worker used longest ago. */
-#include "pool/pool.h"
-
+ * (belongs to a class), busy, ending. dispatch() offers the workers to the waiting turns in the
+ * order of the queue. After every change, balance() starts spares - within the limits on workers
+ * and on simultaneous starts, with back-off while starts fail - and makes room by ending the idle
+ * worker used longest ago.
+ *
+ * A turn that needs what only the start of a process can give has a worker started for it; it is
+ * out of the queue from then on. */
 #include "core/clock.h"
+#include "core/id.h"
 #include "core/log.h"
 #include "metrics/metrics.h"
+#include "pool/internal.h"
 #include "pool/rundir.h"
-#include "pool/worker.h"
 
-#define POOL_TAG       TAG4('P', 'O', 'O', 'L')
 #define TICK_MS        250
-#define MAX_ATTEMPTS   2 /* one silent retry before the first byte */
-#define BACKOFF_MIN_MS 500
-#define BACKOFF_MAX_MS 30000
+#define MAX_ATTEMPTS   2     /* one silent retry before the first byte */
 #define FAIR_WAIT_MS   1000  /* a turn that waited this long gets the next free worker's place */
 #define EVICT_IDLE_MS  10000 /* younger idle workers are ended only when a turn waits */
 #define CLEAR_IDLE_MS  2000  /* idle this long: forget the finished conversations */
 #define CLEAR_TURNS    32    /* after this many turns a short pause is enough */
 #define CLEAR_PAUSE_MS 200
 #define CLEAR_NOW      128 /* and after this many none is waited for */
+#define PROBES_MIN     2   /* failed trials before the other way of giving history is taken */
 #define BROKEN_AFTER   3   /* failed starts in a row, and nobody there: turns are not queued */
+#define START_SMOOTH   4   /* the average of start times moves by 1/n of the difference */
+#define PAYS_OFF       4 /* a worker serves its class for so many times as long as a start takes */
+#define CLASS_SHARED   "everybody"
+#define CLASS_MAX      512
 
-struct pool {
-    uint32_t tag;
-    struct loop *loop;
-    struct pool_opts opts;
-    char *claude_bin, *model, *pass_env, *run_dir;
-    struct list starting, spare, idle, busy, ending;
-    struct list queue;
-    struct timer tick;
-    bool dispatch_queued;
-    unsigned next_id;
-    int64_t starts, failures_in_row, no_start_before_ms;
-    char last_start_error[400];
-    double wait_estimate_s; /* smoothed time from one dispatch to the next: for retry-after */
-    int64_t last_dispatch_ms;
-    bool stopping, stopped_told;
-    void (*stopped)(void *ctx);
-    void *stopped_ctx;
-};
-
-static struct metric workers_gauge = {.name = "claudegate_workers",
-                                      .help = "claude processes by state.",
-                                      .type = METRIC_GAUGE,
-                                      .labels = {"state"}};
 static struct metric starts_total = {.name = "claudegate_worker_starts_total",
                                      .help = "claude processes started.",
                                      .type = METRIC_COUNTER};
@@ -59,24 +40,31 @@ static struct metric ends_total = {.name = "claudegate_worker_ends_total",
 static struct metric start_seconds = {.name = "claudegate_worker_start_seconds",
                                       .help = "Time from start to ready of a claude process.",
                                       .type = METRIC_HISTOGRAM};
-static struct metric queue_gauge = {
-    .name = "claudegate_queue_length", .help = "Turns waiting for a worker.", .type = METRIC_GAUGE};
+static const double wait_buckets[] = {0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5,
+                                      1,      2.5,   5,     10,   30,   60,  120,  300};
 static struct metric wait_seconds = {.name = "claudegate_queue_wait_seconds",
-                                     .help = "Time a turn waited for a worker.",
-                                     .type = METRIC_HISTOGRAM};
+                                     .help = "Time a turn waited until it had a worker.",
+                                     .type = METRIC_HISTOGRAM,
+                                     .buckets = wait_buckets,
+                                     .bucket_count = ARRAY_SIZE(wait_buckets)};
+static struct metric refused_total = {.name = "claudegate_queue_refused_total",
+                                      .help = "Turns that were not queued or left unserved: full, "
+                                              "timeout, breaker.",
+                                      .type = METRIC_COUNTER,
+                                      .labels = {"reason"}};
 static struct metric retried_total = {
     .name = "claudegate_turns_retried_total",
     .help = "Turns tried again because their worker died before the first byte.",
     .type = METRIC_COUNTER};
 
-static struct worker *worker_of(struct node *n)
+static struct turn *turn_of(struct queued *e)
 {
-    return container_of(n, struct worker, node);
+    return container_of(e, struct turn, queued);
 }
 
-static struct turn *turn_of(struct node *n)
+static int shutting_down(struct err *err)
 {
-    return container_of(n, struct turn, node);
+    return err_set(err, ERR_SHUTTING_DOWN, "The server is shutting down");
 }
 
 static size_t total(const struct pool *p)
@@ -115,7 +103,7 @@ static void dispatch_now(void *obj)
 
 static void dispatch_soon(struct pool *p)
 {
-    if (p->dispatch_queued || (p->stopping && !p->queue.len))
+    if (p->dispatch_queued || (p->stopping && !queue_length(p->queue)))
         return;
     p->dispatch_queued = true;
     loop_defer(p->loop, dispatch_now, p);
@@ -123,8 +111,38 @@ static void dispatch_soon(struct pool *p)
 
 /* --- ends of turns ----------------------------------------------------------------------- */
 
-static void finish_turn(struct turn *t, const struct turn_result *r)
+/* Needs a process that is started for it: dispatch() will not find one that serves. */
+static bool needs_own(const struct pool *p, const struct turn *t)
 {
+    return t->profile || (p->history == HISTORY_RESUME && json_array_size(t->history) > 0);
+}
+
+static void count_own(struct pool *p, struct turn *t, bool waits)
+{
+    if (t->counted_own)
+        p->waiting_own--;
+    t->counted_own = waits && needs_own(p, t);
+    if (t->counted_own)
+        p->waiting_own++;
+}
+
+static void leave_queue(struct pool *p, struct turn *t)
+{
+    count_own(p, t, false);
+    queue_remove(p->queue, &t->queued);
+}
+
+static int64_t time_spent_ms(const struct turn *t)
+{
+    return (clock_mono_us() - t->served_at_us) / 1000;
+}
+
+static void finish_turn(struct pool *p, struct turn *t, const struct turn_result *r)
+{
+    if (t->queued.running)
+        queue_finished(p->queue, &t->queued, time_spent_ms(t));
+    if (r->ok || r->err.code == ERR_WORKER)
+        crashes_count(p, t->key_id, !r->ok);
     t->ops->done(t->ctx, r);
     turn_free(t);
 }
@@ -134,7 +152,7 @@ static void fail_turn(struct turn *t, const struct err *why)
 {
     struct turn_result r;
     turn_conclude(t, NULL, why, &r);
-    finish_turn(t, &r);
+    finish_turn(t->pool, t, &r);
 }
 
 static void fail_turn_later(void *obj)
@@ -151,19 +169,63 @@ void turn_cancel(struct turn *t, const struct err *why)
     t->cancel_err = *why;
     if (t->worker) {
         worker_cancel(t->worker);
-    } else if (node_linked(&t->node)) {
-        list_remove(&t->pool->queue, &t->node);
+    } else if (!t->queued.running) {
+        leave_queue(t->pool, t);
         loop_defer(t->pool->loop, fail_turn_later, t);
     }
 }
 
+size_t turn_position(const struct turn *t)
+{
+    return queue_position(t->pool->queue, &t->queued);
+}
+
 /* --- what workers tell ------------------------------------------------------------------- */
 
-static void on_ready(void *ctx, struct worker *w)
+static void note_start_failure(struct pool *p, const char *why)
+{
+    int64_t now = clock_mono_ms();
+    breaker_failed(&p->start_breaker, now);
+    snprintf(p->last_start_error, sizeof(p->last_start_error), "%s", why);
+    log_error("a claude process could not be started", LF_S("error", why),
+              LF_I("failures_in_row", p->start_breaker.failures),
+              LF_I("next_try_ms", breaker_pause_ms(&p->start_breaker, now)));
+}
+
+/* What the trial of a new process says about the program. Proven once, a failure is the process's;
+ * never proven and failed repeatedly, it is the program's. One that takes text for commands is not
+ * used at all: a transcript would not help against that. */
+static void note_probe(struct pool *p, const struct worker *w, const char *failure)
+{
+    if (p->history != HISTORY_AUTO || w->unsafe)
+        return;
+    if (!failure) {
+        p->history = HISTORY_INJECT;
+        log_info("the claude program takes history and boundaries over stdin");
+    } else if (++p->probes_failed >= PROBES_MIN) {
+        p->history = HISTORY_RESUME;
+        log_error("this claude program does not take history over stdin as it should: each "
+                  "conversation gets a new process with a transcript, which is slow",
+                  LF_S("failure", failure));
+    }
+}
+
+static void on_ready(void *ctx, struct worker *w, const char *failure)
 {
     struct pool *p = OBJ(ctx, struct pool, POOL_TAG);
-    metric_observe(&start_seconds, (double)(clock_mono_ms() - w->started_ms) / 1000);
-    p->failures_in_row = 0;
+    int64_t took_ms = clock_mono_ms() - w->started_ms;
+    metric_observe(&start_seconds, (double)took_ms / 1000);
+    p->start_ms += ((double)took_ms - p->start_ms) / (p->start_ms > 0 ? START_SMOOTH : 1);
+    if (p->opts.history == HISTORY_AUTO)
+        note_probe(p, w, failure);
+    if (failure) {
+        if (p->history != HISTORY_RESUME || w->unsafe)
+            note_start_failure(p, failure);
+        end_worker(p, w, "probe_failed");
+        dispatch_soon(p);
+        return;
+    }
+    breaker_succeeded(&p->start_breaker);
     w->idle_since_ms = clock_mono_ms();
     move_to(w, &p->spare);
     dispatch_soon(p);
@@ -171,22 +233,34 @@ static void on_ready(void *ctx, struct worker *w)
 
 static const char *recycle_reason(const struct pool *p, const struct worker *w)
 {
+    if (w->draining)
+        return "drained";
     if (w->turns >= p->opts.max_requests)
         return "max_requests";
-    if (w->rss_kb > p->opts.max_rss_mb * 1024)
+    if (w->usage.rss_kb > p->opts.max_rss_mb * 1024)
         return "max_rss";
     if (clock_mono_ms() - w->started_ms >= p->opts.max_age_s * 1000)
         return "max_age";
+    if (w->turns == 0)
+        return NULL;
+    if (worker_left_processes(w))
+        return "left_processes";
+    if (p->opts.isolation == ISOLATE_REQUEST)
+        return "isolation";
+    if (p->history == HISTORY_RESUME && !w->holds[0])
+        return "used"; /* it cannot forget */
     return NULL;
 }
 
 static void to_idle(struct pool *p, struct worker *w)
 {
+    if (w->profile)
+        worker_sample(w); /* a tool may have left something running */
     const char *reason = recycle_reason(p, w);
     w->idle_since_ms = clock_mono_ms();
     if (reason || p->stopping) {
         end_worker(p, w, reason ? reason : "shutdown");
-    } else if (w->turns_since_clear >= CLEAR_NOW) {
+    } else if (w->turns_since_clear >= CLEAR_NOW && p->history != HISTORY_RESUME) {
         worker_clear(w); /* stays on the busy list until it is done */
     } else {
         move_to(w, &p->idle);
@@ -197,7 +271,7 @@ static void to_idle(struct pool *p, struct worker *w)
 static void on_released(void *ctx, struct worker *w, struct turn *t, const struct turn_result *r)
 {
     struct pool *p = OBJ(ctx, struct pool, POOL_TAG);
-    finish_turn(t, r);
+    finish_turn(p, t, r);
     if (w->state == WORKER_IDLE)
         to_idle(p, w);
 }
@@ -208,35 +282,21 @@ static void on_cleared(void *ctx, struct worker *w)
     to_idle(p, w);
 }
 
-static void note_start_failure(struct pool *p, const char *why)
-{
-    int64_t delay = BACKOFF_MIN_MS;
-    for (int64_t i = 0; i < p->failures_in_row && delay < BACKOFF_MAX_MS; i++)
-        delay *= 2;
-    if (delay > BACKOFF_MAX_MS)
-        delay = BACKOFF_MAX_MS;
-    p->failures_in_row++;
-    p->no_start_before_ms = clock_mono_ms() + delay;
-    snprintf(p->last_start_error, sizeof(p->last_start_error), "%s", why);
-    log_error("a claude process could not be started", LF_S("error", why),
-              LF_I("failures_in_row", p->failures_in_row), LF_I("next_try_ms", delay));
-}
-
 static void take_back(struct pool *p, struct turn *t, const struct err *why)
 {
     bool again = why->code == ERR_WORKER && !t->cancelled && !t->any_event &&
                  t->attempts < MAX_ATTEMPTS && !p->stopping;
     if (!again) {
         struct err stop;
-        err_set(&stop, ERR_SHUTTING_DOWN, "The server is shutting down");
+        shutting_down(&stop);
         fail_turn(t, p->stopping ? &stop : why);
         return;
     }
     metric_add(&retried_total, 1);
     log_warn("turn tried again on another worker", LF_S("request_id", t->request_id),
              LF_S("reason", why->msg));
-    t->waiting_since_us = clock_mono_us();
-    list_push_front(&p->queue, &t->node);
+    queue_push_back_in(p->queue, &t->queued);
+    count_own(p, t, true);
 }
 
 static void tell_stopped(void *obj)
@@ -258,10 +318,11 @@ static void maybe_stopped(struct pool *p)
 static void on_ended(void *ctx, struct worker *w, struct turn *t, const struct err *why)
 {
     struct pool *p = OBJ(ctx, struct pool, POOL_TAG);
-    bool never_ready = w->on == &p->starting;
+    bool cancelled = t && t->cancelled;
     unlist(w);
     metric_add(&ends_total, 1, w->end_reason ? w->end_reason : "crash");
-    if (never_ready && !p->stopping)
+    p->cpu_s_ended += (double)w->usage.cpu_ms / 1000;
+    if (!w->served && !p->stopping && !cancelled && !w->draining)
         note_start_failure(p, why->msg);
     if (t)
         take_back(p, t, why);
@@ -275,39 +336,96 @@ static const struct worker_ops worker_callbacks = {
 
 /* --- starting and making room ------------------------------------------------------------ */
 
-static void start_one(struct pool *p)
+static size_t starting_now(struct pool *p)
+{
+    size_t n = p->starting.len;
+    LIST_EACH(&p->busy, node)
+    {
+        n += !worker_of(node)->served; /* for a turn of its own */
+    }
+    return n;
+}
+
+static bool may_start(struct pool *p)
+{
+    return !p->stopping && starting_now(p) < (size_t)p->opts.start_concurrency &&
+           total(p) < (size_t)p->opts.max_workers &&
+           breaker_pause_ms(&p->start_breaker, clock_mono_ms()) == 0;
+}
+
+static struct worker *start(struct pool *p, const struct worker_spec *spec)
 {
     struct err err;
-    struct worker *w = worker_start(p->loop, &p->opts, ++p->next_id, &worker_callbacks, p, &err);
+    struct worker *w =
+        worker_start(p->loop, &p->opts, ++p->next_id, spec, &worker_callbacks, p, &err);
     if (!w) {
         note_start_failure(p, err.msg);
-        return;
+        return NULL;
     }
     p->starts++;
     metric_add(&starts_total, 1);
-    move_to(w, &p->starting);
+    return w;
 }
 
-/* The idle worker used longest ago, if it has been idle for at_least_ms. */
+static void start_spare(struct pool *p)
+{
+    struct worker_spec spec = {.probe =
+                                   p->opts.history == HISTORY_AUTO && p->history != HISTORY_RESUME};
+    struct worker *w = start(p, &spec);
+    if (w)
+        move_to(w, &p->starting);
+}
+
+/* Another process in its place takes a start, a second of CPU or more: it must have been worth its
+ * own, or be of no use. Without this, more keys than workers would mean starting all the time. */
+static bool has_paid_off(const struct pool *p, const struct worker *w, int64_t now)
+{
+    return (double)(now - w->class_since_ms) >= PAYS_OFF * p->start_ms ||
+           (double)(now - w->idle_since_ms) >= p->start_ms;
+}
+
+/* The idle worker used longest ago that may be ended, if it has been idle for at_least_ms. */
 static struct worker *eviction_candidate(struct pool *p, int64_t at_least_ms)
 {
-    struct node *n = list_first(&p->idle); /* released last = at the back */
-    if (!n || clock_mono_ms() - worker_of(n)->idle_since_ms < at_least_ms)
-        return NULL;
-    return worker_of(n);
+    int64_t now = clock_mono_ms();
+    LIST_EACH(&p->idle, n) /* released last = at the back */
+    {
+        struct worker *w = worker_of(n);
+        if (now - w->idle_since_ms >= at_least_ms && has_paid_off(p, w, now))
+            return w;
+    }
+    return NULL;
 }
 
-/* needed: turns for which dispatch() found no worker. */
-static void balance(struct pool *p, size_t needed)
+/* A turn that needs a process of its own needs a place for it; a spare is of no use to it but for
+ * its place. Returns how many of those that end are needed for such turns. */
+static size_t make_places(struct pool *p)
 {
-    size_t want = needed + (size_t)p->opts.min_spare;
-    while (!p->stopping && p->starting.len + p->spare.len < want &&
-           p->starting.len < (size_t)p->opts.start_concurrency &&
-           total(p) < (size_t)p->opts.max_workers && clock_mono_ms() >= p->no_start_before_ms)
-        start_one(p);
-    size_t coming = p->starting.len + p->spare.len + p->ending.len;
+    size_t have = total(p), max = (size_t)p->opts.max_workers;
+    size_t empty = have < max ? max - have : 0;
+    size_t need = p->waiting_own > empty ? p->waiting_own - empty : 0;
+    while (p->ending.len < need) {
+        struct worker *w = eviction_candidate(p, 0);
+        if (!w && p->spare.len)
+            w = worker_of(list_first(&p->spare));
+        if (!w)
+            break;
+        end_worker(p, w, "evicted");
+    }
+    return need < p->ending.len ? need : p->ending.len;
+}
+
+/* waiting: turns for which dispatch() found no worker. */
+static void balance(struct pool *p, size_t waiting)
+{
+    size_t spoken_for = make_places(p);
+    waiting -= waiting < p->waiting_own ? waiting : p->waiting_own;
+    size_t want = waiting + (size_t)p->opts.min_spare;
+    while (p->starting.len + p->spare.len < want && may_start(p))
+        start_spare(p);
+    size_t coming = p->starting.len + p->spare.len + p->ending.len - spoken_for;
     while (total(p) >= (size_t)p->opts.max_workers && coming < want) {
-        struct worker *w = eviction_candidate(p, coming < needed ? 0 : EVICT_IDLE_MS);
+        struct worker *w = eviction_candidate(p, coming < waiting ? 0 : EVICT_IDLE_MS);
         if (!w)
             break;
         end_worker(p, w, "evicted");
@@ -317,115 +435,205 @@ static void balance(struct pool *p, size_t needed)
 
 /* --- handing out ------------------------------------------------------------------------- */
 
+/* Whether this idle worker can take that turn, and how little work it would be: 0 = cannot. */
+static int suits(const struct pool *p, const struct worker *w, const struct turn *t)
+{
+    if (w->state != WORKER_IDLE || strcmp(w->class_id, t->class_id) != 0)
+        return 0; /* one that broke while idle is ending, but still on the list */
+    bool model = strcmp(w->model, t->model) == 0;
+    bool holds = model && t->holds[0] && strcmp(w->holds, t->holds) == 0;
+    if (p->history == HISTORY_RESUME && !holds)
+        return 0;
+    if (t->attempts > 0 && !worker_alive(w)) /* the same blow may have hit it too */
+        return 0;
+    return 1 + model + 2 * holds;
+}
+
 /* The class's worker that needs the least work: holding the conversation, else speaking the
  * model, else any; among equals the one used last. Then a spare. */
 static struct worker *pick(struct pool *p, const struct turn *t)
 {
     struct worker *best = NULL;
-    int best_score = 0;
+    int best_score = 1;
     LIST_EACH(&p->idle, n)
     {
-        struct worker *w = worker_of(n);
-        if (w->state != WORKER_IDLE || strcmp(w->class_id, t->class_id) != 0)
-            continue; /* one that broke while idle is ending, but still on the list */
-        bool model = strcmp(w->model, t->model) == 0;
-        bool holds = model && t->holds[0] && strcmp(w->holds, t->holds) == 0;
-        int score = 1 + model + 2 * holds;
+        int score = suits(p, worker_of(n), t);
         if (score >= best_score) {
-            best = w;
+            best = worker_of(n);
             best_score = score;
         }
     }
-    if (best)
+    if (best || needs_own(p, t))
         return best;
     LIST_EACH(&p->spare, n)
     {
-        if (worker_of(n)->state == WORKER_IDLE)
-            return worker_of(n);
+        struct worker *w = worker_of(n);
+        if (w->state == WORKER_IDLE && (t->attempts == 0 || worker_alive(w)))
+            return w;
     }
     return NULL;
 }
 
-static void note_dispatch(struct pool *p, const struct turn *t)
+static void note_served(struct pool *p, struct turn *t, struct worker *w)
 {
-    int64_t now = clock_mono_ms();
-    double gap = (double)(now - p->last_dispatch_ms) / 1000;
-    if (p->last_dispatch_ms)
-        p->wait_estimate_s = 0.8 * p->wait_estimate_s + 0.2 * (gap < 10 ? gap : 10);
-    p->last_dispatch_ms = now;
-    metric_observe(&wait_seconds, (double)(clock_mono_us() - t->queued_at_us) / 1e6);
-}
-
-static void assign(struct pool *p, struct worker *w, struct turn *t)
-{
-    list_remove(&p->queue, &t->node);
-    if (!w->class_id[0])
+    count_own(p, t, false);
+    t->served_at_us = clock_mono_us();
+    metric_observe(&wait_seconds, (double)(t->served_at_us - t->queued_at_us) / 1e6);
+    x_replace(&w->key_id, t->key_id);
+    if (!w->class_id[0]) {
         x_replace(&w->class_id, t->class_id);
-    move_to(w, &p->busy);
-    note_dispatch(p, t);
-    worker_run(w, t);
+        w->class_since_ms = clock_mono_ms();
+    }
 }
 
-/* Without this a class that always has a turn waiting would keep its workers for ever: dispatch()
- * comes by here before it offers the idle ones to turns further back. */
-static void make_room(struct pool *p, const struct turn *t, size_t needed)
+static bool start_for(struct pool *p, struct turn *t)
+{
+    struct worker_spec spec = {
+        .own = t, .resume = p->history == HISTORY_RESUME && json_array_size(t->history) > 0};
+    struct worker *w = may_start(p) ? start(p, &spec) : NULL;
+    if (!w)
+        return false;
+    move_to(w, &p->busy);
+    note_served(p, t, w);
+    return true;
+}
+
+/* Without this a class that always has a turn waiting would keep its workers for ever: the queue
+ * offers the turns of those whose share is used up after this one. */
+static void make_room(struct pool *p, const struct turn *t)
 {
     size_t coming = p->starting.len + p->spare.len + p->ending.len;
-    struct node *n = list_first(&p->idle);
-    if (n && coming < needed && total(p) >= (size_t)p->opts.max_workers &&
-        clock_mono_us() - t->waiting_since_us >= FAIR_WAIT_MS * 1000)
-        end_worker(p, worker_of(n), "evicted");
+    if (coming >= ++p->unserved || total(p) < (size_t)p->opts.max_workers ||
+        clock_mono_us() - t->queued.since_us < FAIR_WAIT_MS * 1000)
+        return;
+    struct worker *w = eviction_candidate(p, 0);
+    if (w)
+        end_worker(p, w, "evicted");
+}
+
+static bool serve(void *ctx, struct queued *e)
+{
+    struct pool *p = OBJ(ctx, struct pool, POOL_TAG);
+    struct turn *t = turn_of(e);
+    struct worker *w = pick(p, t);
+    if (w) {
+        move_to(w, &p->busy);
+        note_served(p, t, w);
+        worker_run(w, t);
+        return true;
+    }
+    if (needs_own(p, t) && start_for(p, t))
+        return true;
+    make_room(p, t);
+    return false;
 }
 
 static void dispatch(struct pool *p)
 {
-    size_t needed = 0;
-    LIST_EACH(&p->queue, n)
-    {
-        struct turn *t = turn_of(n);
-        struct worker *w = pick(p, t);
-        if (w)
-            assign(p, w, t);
-        else
-            make_room(p, t, ++needed);
-    }
-    balance(p, needed);
+    p->unserved = 0;
+    balance(p, queue_serve(p->queue, serve, p));
 }
 
 /* Nobody can serve and starts fail: waiting would only be waiting for the time-out. */
 static bool is_broken(const struct pool *p)
 {
-    return p->failures_in_row >= BROKEN_AFTER && p->spare.len + p->idle.len + p->busy.len == 0;
+    return p->start_breaker.failures >= BROKEN_AFTER &&
+           p->spare.len + p->idle.len + p->busy.len == 0;
 }
 
-static int retry_after_start(const struct pool *p)
+static int check_breakers(struct pool *p, const char *key_id, struct err *err)
 {
-    int64_t ms = p->no_start_before_ms - clock_mono_ms();
-    return ms < 1000 ? 1 : (int)(ms / 1000);
+    if (is_broken(p)) {
+        int64_t pause = breaker_pause_ms(&p->start_breaker, clock_mono_ms());
+        err_set(err, ERR_OVERLOADED, "No claude process can be started at the moment");
+        err->retry_after_s = pause < 1000 ? 1 : (int)(pause / 1000);
+        return -1;
+    }
+    return crashes_admit(p, key_id, err) ? 0 : -1;
+}
+
+/* Whose workers may serve the turn. A class of one request has no worker yet, and gets a spare. */
+static void choose_class(const struct pool *p, const struct turn_request *req, struct buf *out)
+{
+    if (req->profile)
+        buf_printf(out, "%s:%s:%s", req->profile->name, req->key_id, req->workspace_id);
+    else if (p->opts.isolation == ISOLATE_REQUEST)
+        buf_printf(out, "request:%s", req->request_id);
+    else
+        buf_adds(out, p->opts.isolation == ISOLATE_SHARED ? CLASS_SHARED : req->key_id);
 }
 
 struct turn *pool_run(struct pool *p, const struct turn_request *req, const struct turn_ops *ops,
                       void *ctx, struct err *err)
 {
+    struct buf class;
     if (p->stopping) {
-        err_set(err, ERR_SHUTTING_DOWN, "The server is shutting down");
+        shutting_down(err);
         return NULL;
     }
-    if (is_broken(p)) {
-        err_set(err, ERR_OVERLOADED, "No claude process can be started at the moment");
-        err->retry_after_s = retry_after_start(p);
+    if (check_breakers(p, req->key_id, err) != 0) {
+        metric_add(&refused_total, 1, "breaker");
         return NULL;
     }
-    if (p->queue.len >= (size_t)p->opts.queue_max) {
-        err_set(err, ERR_OVERLOADED, "The queue is full (%zu requests wait)", p->queue.len);
-        double s = p->wait_estimate_s * (double)p->queue.len;
-        err->retry_after_s = s < 1 ? 1 : s > 60 ? 60 : (int)s;
+    buf_init(&class, CLASS_MAX);
+    choose_class(p, req, &class);
+    struct turn *t = turn_new(p, req, buf_cstr(&class), ops, ctx);
+    buf_release(&class);
+    if (queue_push(p->queue, &t->queued, t->key_id, t->priority, err) != 0) {
+        metric_add(&refused_total, 1, "full");
+        turn_free(t);
         return NULL;
     }
-    struct turn *t = turn_new(p, req, ops, ctx);
-    list_push_back(&p->queue, &t->node);
+    count_own(p, t, true);
     dispatch_soon(p);
     return t;
+}
+
+/* Those it is true for take no further turn. Returns how many. */
+static size_t drain(struct pool *p, bool (*chosen)(const struct worker *w, const void *ctx),
+                    const void *ctx)
+{
+    struct list *lists[] = {&p->starting, &p->spare, &p->idle, &p->busy};
+    size_t told = 0;
+    for (size_t i = 0; i < ARRAY_SIZE(lists); i++) {
+        LIST_EACH(lists[i], n)
+        {
+            struct worker *w = worker_of(n);
+            if (!chosen(w, ctx))
+                continue;
+            told++;
+            w->draining = true;
+            if (lists[i] != &p->busy)
+                end_worker(p, w, "drained");
+        }
+    }
+    dispatch_soon(p);
+    return told;
+}
+
+static bool has_id(const struct worker *w, const void *ctx)
+{
+    const unsigned *id = ctx;
+    return *id == 0 || w->id == *id;
+}
+
+size_t pool_drain(struct pool *p, unsigned id)
+{
+    size_t told = drain(p, has_id, &id);
+    if (told)
+        log_info("workers are drained", LF_I("worker", id), LF_I("count", told));
+    return told;
+}
+
+static bool works_in(const struct worker *w, const void *ctx)
+{
+    const char *id = w->profile ? strrchr(w->class_id, ':') : NULL;
+    return id && strcmp(id + 1, ctx) == 0;
+}
+
+size_t pool_drain_workspace(struct pool *p, const char *workspace_id)
+{
+    return drain(p, works_in, workspace_id);
 }
 
 /* --- time -------------------------------------------------------------------------------- */
@@ -433,17 +641,15 @@ struct turn *pool_run(struct pool *p, const struct turn_request *req, const stru
 static void expire_queue(struct pool *p)
 {
     int64_t limit_us = p->opts.queue_timeout_ms * 1000, now = clock_mono_us();
-    LIST_EACH(&p->queue, n)
-    {
-        struct turn *t = turn_of(n);
+    struct queued *e;
+    while ((e = queue_oldest(p->queue)) && now - e->since_us >= limit_us) {
         struct err why;
-        if (now - t->waiting_since_us < limit_us)
-            continue;
-        list_remove(&p->queue, n);
+        leave_queue(p, turn_of(e));
         err_set(&why, ERR_OVERLOADED, "No worker became free within %lld ms",
                 (long long)p->opts.queue_timeout_ms);
-        why.retry_after_s = 5;
-        fail_turn(t, &why);
+        why.retry_after_s = queue_retry_after(p->queue);
+        metric_add(&refused_total, 1, "timeout");
+        fail_turn(turn_of(e), &why);
     }
 }
 
@@ -467,7 +673,8 @@ static void look_at_idle(struct pool *p)
             reason = "idle";
         if (reason) {
             end_worker(p, w, reason);
-        } else if (w->state == WORKER_IDLE && wants_clear(w, idle)) {
+        } else if (w->state == WORKER_IDLE && p->history != HISTORY_RESUME &&
+                   wants_clear(w, idle)) {
             move_to(w, &p->busy);
             worker_clear(w);
         }
@@ -483,37 +690,27 @@ static void on_tick(void *obj)
 {
     struct pool *p = OBJ(obj, struct pool, POOL_TAG);
     expire_queue(p);
+    watch_sample(p);
     look_at_idle(p);
+    crashes_sweep(p);
     dispatch(p);
     timer_set(&p->tick, TICK_MS);
 }
 
 /* --- life -------------------------------------------------------------------------------- */
 
-static void collect(void *ctx)
-{
-    struct pool_status s;
-    pool_status(OBJ(ctx, struct pool, POOL_TAG), &s);
-    metric_set(&workers_gauge, (double)s.starting, "starting");
-    metric_set(&workers_gauge, (double)s.spare, "spare");
-    metric_set(&workers_gauge, (double)s.idle, "idle");
-    metric_set(&workers_gauge, (double)s.busy, "busy");
-    metric_set(&workers_gauge, (double)s.ending, "ending");
-    metric_set(&queue_gauge, (double)s.queued);
-}
-
 static void register_metrics(struct pool *p)
 {
-    struct metric *all[] = {&workers_gauge, &starts_total, &ends_total,   &start_seconds,
-                            &queue_gauge,   &wait_seconds, &retried_total};
+    struct metric *all[] = {&starts_total, &ends_total,    &start_seconds,
+                            &wait_seconds, &refused_total, &retried_total};
     for (size_t i = 0; i < ARRAY_SIZE(all); i++)
         metric_register(all[i]);
-    metrics_add_collector(collect, p);
+    watch_register(p);
 }
 
 struct pool *pool_new(struct loop *loop, const struct pool_opts *opts, struct err *err)
 {
-    if (rundir_clean(opts->run_dir, err) != 0)
+    if (rundir_clean(opts->run_dir, sandbox_status(opts->sandbox)->own_users, err) != 0)
         return NULL;
     struct pool *p = x_calloc(1, sizeof(*p));
     p->tag = POOL_TAG;
@@ -523,7 +720,11 @@ struct pool *pool_new(struct loop *loop, const struct pool_opts *opts, struct er
     p->opts.model = p->model = x_strdup(opts->model);
     p->opts.pass_env = p->pass_env = x_strdup(opts->pass_env ? opts->pass_env : "");
     p->opts.run_dir = p->run_dir = x_strdup(opts->run_dir);
-    struct list *lists[] = {&p->starting, &p->spare, &p->idle, &p->busy, &p->ending, &p->queue};
+    p->history = opts->history;
+    struct queue_opts q = {.max = (size_t)opts->queue_max,
+                           .max_per_key = (size_t)opts->queue_max_per_key};
+    p->queue = queue_new(&q);
+    struct list *lists[] = {&p->starting, &p->spare, &p->idle, &p->busy, &p->ending};
     for (size_t i = 0; i < ARRAY_SIZE(lists); i++)
         list_init(lists[i]);
     timer_init(&p->tick, loop, on_tick, p);
@@ -539,11 +740,10 @@ void pool_stop(struct pool *p, void (*done)(void *ctx), void *ctx)
     p->stopping = true;
     p->stopped = done;
     p->stopped_ctx = ctx;
-    err_set(&why, ERR_SHUTTING_DOWN, "The server is shutting down");
-    LIST_EACH(&p->queue, n)
-    {
-        turn_cancel(turn_of(n), &why);
-    }
+    shutting_down(&why);
+    struct queued *e;
+    while ((e = queue_oldest(p->queue)))
+        turn_cancel(turn_of(e), &why);
     struct list *lists[] = {&p->starting, &p->spare, &p->idle, &p->busy};
     for (size_t i = 0; i < ARRAY_SIZE(lists); i++) {
         LIST_EACH(lists[i], n)
@@ -558,11 +758,13 @@ void pool_free(struct pool *p)
 {
     if (!p)
         return;
-    BUG_ON(total(p) || p->queue.len);
-    metrics_remove_collector(collect, p);
+    BUG_ON(total(p) || queue_length(p->queue));
+    watch_unregister(p);
+    queue_free(p->queue);
+    crashes_free(p);
     timer_release(&p->tick);
     struct err ignored;
-    if (rundir_clean(p->run_dir, &ignored) != 0)
+    if (rundir_clean(p->run_dir, false, &ignored) != 0)
         log_warn("worker directories could not be removed, ignoring", LF_S("error", ignored.msg));
     free(p->claude_bin);
     free(p->model);
@@ -570,17 +772,4 @@ void pool_free(struct pool *p)
     free(p->run_dir);
     p->tag = 0;
     free(p);
-}
-
-void pool_status(const struct pool *p, struct pool_status *ret)
-{
-    *ret = (struct pool_status){.starting = p->starting.len,
-                                .spare = p->spare.len,
-                                .idle = p->idle.len,
-                                .busy = p->busy.len,
-                                .ending = p->ending.len,
-                                .queued = p->queue.len,
-                                .starts = p->starts,
-                                .start_failures_in_row = p->failures_in_row};
-    memcpy(ret->last_start_error, p->last_start_error, sizeof(ret->last_start_error));
 }

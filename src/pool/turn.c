@@ -8,17 +8,28 @@
 
 #define TURN_TAG         TAG4('T', 'U', 'R', 'N')
 #define MESSAGE_MAX      ((size_t)64 << 20)
+#define ADDED_MAX        ((size_t)64 << 20) /* of tools' results in one turn */
+#define CALLS_PER_ROUND  2 /* one, and one for what the program asks by itself: a count, a nudge */
 #define STATUS_TOO_LARGE 413
 
-struct turn *turn_new(struct pool *pool, const struct turn_request *req, const struct turn_ops *ops,
-                      void *ctx)
+struct turn *turn_new(struct pool *pool, const struct turn_request *req, const char *class_id,
+                      const struct turn_ops *ops, void *ctx)
 {
     struct turn *t = x_calloc(1, sizeof(*t));
     t->tag = TURN_TAG;
     t->pool = pool;
     t->ops = ops;
     t->ctx = ctx;
-    t->class_id = x_strdup(req->class_id);
+    t->key_id = x_strdup(req->key_id);
+    t->class_id = x_strdup(class_id);
+    t->priority = req->priority ? req->priority : 1;
+    t->profile = req->profile;
+    t->workspace = req->workspace ? x_strdup(req->workspace) : NULL;
+    if (req->profile) {
+        t->added = json_array();
+        t->relay.many = true;
+        t->relay.max_calls = (int)(req->profile->max_turns * CALLS_PER_ROUND);
+    }
     t->model = x_strdup(req->model);
     t->request_id = x_strdup(req->request_id);
     t->holds = x_strdup(req->holds ? req->holds : "");
@@ -28,7 +39,7 @@ struct turn *turn_new(struct pool *pool, const struct turn_request *req, const s
     t->relay.params = json_incref(req->params);
     t->relay.system = json_incref(req->system);
     t->relay.request_id = t->request_id;
-    t->queued_at_us = t->waiting_since_us = clock_mono_us();
+    t->queued_at_us = clock_mono_us();
     cli_message_init(&t->message, MESSAGE_MAX);
     return t;
 }
@@ -37,13 +48,17 @@ void turn_free(struct turn *t)
 {
     if (!t)
         return;
-    BUG_ON(node_linked(&t->node) || t->worker);
+    BUG_ON(node_linked(&t->queued.node) || t->worker);
     cli_message_release(&t->message);
     json_decref(t->history);
     json_decref(t->content);
+    json_decref(t->added);
+    json_decref(t->results);
     json_decref(t->relay.params);
     json_decref(t->relay.system);
+    free(t->key_id);
     free(t->class_id);
+    free(t->workspace);
     free(t->model);
     free(t->request_id);
     free(t->holds);
@@ -63,17 +78,110 @@ static void fold_message(struct turn *t)
     m->input_tokens = m->output_tokens = m->cache_creation_tokens = m->cache_read_tokens = 0;
 }
 
+static bool is_block(const json_t *block, const char *type)
+{
+    return str_eq_c(json_get_str(block, "type"), type);
+}
+
+static void tell_tool_use(struct turn *t)
+{
+    const json_t *content = t->message.content;
+    size_t n = json_array_size(content);
+    const json_t *last = n ? json_array_get(content, n - 1) : NULL;
+    if (is_block(last, "tool_use"))
+        t->ops->tool(t->ctx, last);
+}
+
+/* A call that the CLI refuses by itself has its result before its block has ended: the use is told
+ * first all the same. */
+static void tell_results(struct turn *t)
+{
+    while (!t->message.block && !t->cancelled && t->results_told < json_array_size(t->results))
+        t->ops->tool(t->ctx, json_array_get(t->results, t->results_told++));
+}
+
+static void add_message(struct turn *t, const char *role, json_t *content_take)
+{
+    json_array_append_new(t->added, json_pack("{s:s, s:o}", "role", role, "content", content_take));
+}
+
+/* The latest message is complete, and so are the results of its tools. */
+static void add_round(struct turn *t)
+{
+    if (!t->results)
+        return;
+    tell_results(t);
+    add_message(t, "assistant", json_copy(t->message.content));
+    add_message(t, "user", TAKE_PTR(t->results));
+    t->results_told = 0;
+}
+
 void turn_event(struct turn *t, const json_t *event)
 {
-    if (str_eq_c(json_get_str(event, "type"), "message_start")) {
+    struct str type = json_get_str(event, "type");
+    if (str_eq_c(type, "message_start")) {
         fold_message(t);
         t->seen_messages++;
+        add_round(t);
     }
     cli_message_event(&t->message, event);
     if (t->cancelled)
         return;
     t->any_event = true;
     t->ops->event(t->ctx, event);
+    if (t->added && str_eq_c(type, "content_block_stop")) {
+        tell_tool_use(t);
+        tell_results(t);
+    }
+}
+
+/* Only the fields that the API knows. */
+static json_t *plain_result(const json_t *block)
+{
+    static const char *const keys[] = {"type", "tool_use_id", "content", "is_error"};
+    json_t *plain = json_object();
+    for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+        json_t *value = json_object_get(block, keys[i]);
+        if (value)
+            json_object_set(plain, keys[i], value);
+    }
+    return plain;
+}
+
+void turn_tool_results(struct turn *t, const json_t *blocks, size_t bytes)
+{
+    if (!t->added)
+        return;
+    if (!t->results)
+        t->results = json_array();
+    for (size_t i = 0; i < json_array_size(blocks); i++) {
+        const json_t *block = json_array_get(blocks, i);
+        if (is_block(block, "tool_result"))
+            json_array_append_new(t->results, plain_result(block));
+    }
+    tell_results(t);
+    t->added_bytes += bytes;
+    t->message.too_large |= t->added_bytes > ADDED_MAX;
+}
+
+/* The last message. A tool it called and that did not run must not stay: the API refuses a
+ * conversation in which a call has no result. */
+static void add_answer(struct turn *t)
+{
+    if (t->results) {
+        add_round(t);
+        return;
+    }
+    json_t *content = json_array();
+    for (size_t i = 0; i < json_array_size(t->message.content); i++) {
+        json_t *block = json_array_get(t->message.content, i);
+        if (!is_block(block, "tool_use"))
+            json_array_append(content, block);
+    }
+    if (json_array_size(content))
+        add_message(t, "assistant", content);
+    else
+        json_decref(content);
 }
 
 static int upstream_status_error(const struct turn *t, int status, struct err *err)
@@ -155,10 +263,17 @@ static void add_usage(struct turn *t, struct turn_result *ret)
     ret->retries = r->retries + (t->attempts > 1 ? t->attempts - 1 : 0);
 }
 
-/* Upstream finished a message, and all of it was handed out. */
+/* Upstream finished a message, and all of it was handed out. In a loop of tools there may be more
+ * to come: only the CLI knows. */
 static bool answer_is_whole(const struct turn *t)
 {
-    return t->relay.answered && t->seen_messages > 0 && t->message.stop_reason[0];
+    return !t->relay.many && t->relay.answered && t->seen_messages > 0 && t->message.stop_reason[0];
+}
+
+/* An end like that at max_tokens: what was done so far is done, and the next turn can go on. */
+static bool ended_at_max_turns(const struct cli_msg *msg)
+{
+    return msg && str_eq_c(msg->subtype, "error_max_turns");
 }
 
 /* 0 when the answer is good, whatever the CLI made of it and even if it died afterwards. */
@@ -177,6 +292,8 @@ static int judge(const struct turn *t, const struct cli_msg *msg, const struct e
         *err = *why;
         return -1;
     }
+    if (ended_at_max_turns(msg) && t->seen_messages > 0)
+        return 0;
     if (msg->is_error && strcmp(stop_reason, "refusal") != 0)
         return api_error(t, msg, err);
     if (t->seen_messages == 0)
@@ -195,5 +312,10 @@ void turn_conclude(struct turn *t, const struct cli_msg *msg, const struct err *
     snprintf(ret->stop_reason, sizeof(ret->stop_reason), "%s",
              t->relay.stop_reason[0] ? t->relay.stop_reason : t->message.stop_reason);
     snprintf(ret->cli_session_id, sizeof(ret->cli_session_id), "%s", t->cli_session_id);
+    if (ended_at_max_turns(msg))
+        snprintf(ret->stop_reason, sizeof(ret->stop_reason), "max_turns");
     ret->ok = judge(t, msg, why, ret->stop_reason, &ret->err) == 0;
+    if (t->added && ret->ok)
+        add_answer(t);
+    ret->added = t->added;
 }

@@ -1,35 +1,30 @@
 /* worker.c - the state machine of one claude process.
  *
- *   STARTING --initialised--> IDLE --worker_run--> PREPARING --question written--> RUNNING
+ *   STARTING --initialised--> [PROBING --asked--> CLEARING] --> IDLE
+ *   IDLE --worker_run--> PREPARING --question written--> RUNNING
  *   RUNNING --result--> IDLE            RUNNING --cancel or a timer--> CANCELLING --result--> IDLE
  *   IDLE --worker_clear--> CLEARING --result--> IDLE      any --process gone--> ended()
  *
  * Preparing: set_model (only when another model is asked; it leaves breadcrumbs, so it comes
  * before the boundary), the boundary that hides what the process holds, then the history: user
  * messages are acknowledged one by one, because the CLI reorders what is pipelined behind them.
- * A process that holds exactly this conversation's beginning skips all of it.
+ * A process that holds exactly this conversation's beginning skips all of it, and so does one that
+ * was started on its transcript.
  *
  * One deadline timer serves every state. In RUNNING it fires at the silence limit and looks at
  * the time of the last line, so that a line costs no timer call. */
 #include "pool/worker.h"
 
-#include "child/child.h"
-#include "cli/launch.h"
+#include "cli/probe.h"
 #include "core/clock.h"
 #include "core/log.h"
 #include "metrics/metrics.h"
-#include "pool/rundir.h"
+#include "pool/process.h"
 
 #include <inttypes.h>
-#include <unistd.h>
 
-#define WORKER_TAG      TAG4('W', 'O', 'R', 'K')
-#define LINE_MAX_SIZE   ((size_t)96 << 20)
-#define STDIN_MAX       ((size_t)96 << 20)
-#define STDERR_TAIL     4096
-#define EOF_DEADLINE_MS 2000
-#define STOP_GRACE_MS   1000
-#define RSS_EVERY       16 /* turns between two looks at the memory */
+#define WORKER_TAG    TAG4('W', 'O', 'R', 'K')
+#define STOP_GRACE_MS 1000
 
 /* Ids of our control requests; one of each can be outstanding. */
 #define REQ_INIT      "cg-init"
@@ -42,15 +37,19 @@ struct worker_private {
     const struct pool_opts *opts;
     const struct worker_ops *ops;
     void *ctx;
-    struct child *child;
-    struct relay *relay;
-    struct rundir dir;
+    struct process process;
     struct timer deadline;
     struct turn *turn;
+    bool probe;                                          /* to be tried out before it is ready */
+    bool starting;                                       /* not ready yet */
+    enum { RELAY_CLOSED, RELAY_TURN, RELAY_TRIAL } open; /* what the relay is open for */
+    struct cli_probe trial;
+    struct relay_trial asked; /* what the CLI sends while it is tried out */
     struct buf out;
     size_t history_at; /* next message of the turn's history to write */
     bool model_asked;
-    bool heard; /* a line came since the question was written */
+    const char *work; /* what preparing took: label of prepare_seconds */
+    bool heard;       /* a line came since the question was written */
     int64_t turn_started_ms, last_line_ms;
     struct err end_err; /* why it ends, when we decided so */
 };
@@ -62,8 +61,24 @@ static struct metric unknown_lines = {
     .labels = {"kind"},
 };
 
-static const char *const state_names[] = {"starting",   "idle",     "preparing", "running",
-                                          "cancelling", "clearing", "ending"};
+static const double step_buckets[] = {0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05,
+                                      0.1,    0.2,   0.5,   1,     2,    5,    10};
+static struct metric prepare_seconds = {
+    .name = "claudegate_worker_prepare_seconds",
+    .help = "Worker claimed to question written, by what had to be done: nothing (it held the "
+            "conversation or was new), boundary, history, model, start.",
+    .type = METRIC_HISTOGRAM,
+    .labels = {"work"},
+    .buckets = step_buckets,
+    .bucket_count = ARRAY_SIZE(step_buckets)};
+static struct metric clear_seconds = {.name = "claudegate_worker_clear_seconds",
+                                      .help = "Time a worker took to forget its history.",
+                                      .type = METRIC_HISTOGRAM,
+                                      .buckets = step_buckets,
+                                      .bucket_count = ARRAY_SIZE(step_buckets)};
+
+static const char *const state_names[] = {"starting", "probing",    "idle",     "preparing",
+                                          "running",  "cancelling", "clearing", "ending"};
 
 const char *worker_state_name(enum worker_state s)
 {
@@ -77,6 +92,7 @@ static void set_state(struct worker *w, enum worker_state s)
         log_debug("worker state", LF_I("worker", w->id), LF_S("from", state_names[w->state]),
                   LF_S("to", state_names[s]));
     w->state = s;
+    w->state_since_ms = clock_mono_ms();
 }
 
 /* Sends what was put into priv->out. */
@@ -84,7 +100,7 @@ static void flush_out(struct worker *w)
 {
     struct worker_private *p = w->priv;
     struct err err;
-    if (!buf_ok(&p->out) || child_write(p->child, buf_str(&p->out), &err) != 0) {
+    if (!buf_ok(&p->out) || child_write(p->process.child, buf_str(&p->out), &err) != 0) {
         err_set(&p->end_err, ERR_TOO_LARGE, "the conversation is larger than a worker can take");
         worker_end(w, "input_too_large");
     }
@@ -93,21 +109,15 @@ static void flush_out(struct worker *w)
 
 /* --- the end of a turn ------------------------------------------------------------------- */
 
-static void sample_memory(struct worker *w)
+static void close_relay(struct worker *w)
 {
-    char path[64], text[64];
-    long pages = 0;
-    snprintf(path, sizeof(path), "/proc/%d/statm", (int)child_pid(w->priv->child));
-    FILE *f = fopen(path, "re");
-    if (!f)
-        return;
-    if (fgets(text, sizeof(text), f)) {
-        char *rest = NULL;
-        (void)strtol(text, &rest, 10); /* total size; the resident set is second */
-        pages = strtol(rest, NULL, 10);
-    }
-    fclose(f);
-    w->rss_kb = pages * (sysconf(_SC_PAGESIZE) / 1024);
+    struct worker_private *p = w->priv;
+    if (p->open == RELAY_TURN)
+        relay_end_turn(p->process.relay);
+    if (p->open == RELAY_TRIAL)
+        relay_end_trial(p->process.relay);
+    p->open = RELAY_CLOSED;
+    json_decref(TAKE_PTR(p->asked.request));
 }
 
 static void forget_history(struct worker *w)
@@ -122,7 +132,7 @@ static void conclude(struct worker *w, const struct cli_msg *msg, const struct e
     struct turn *t = TAKE_PTR(p->turn);
     struct turn_result result;
     timer_stop(&p->deadline);
-    relay_end_turn(p->relay);
+    close_relay(w);
     t->worker = NULL;
     if (msg)
         snprintf(t->cli_session_id, sizeof(t->cli_session_id), "%.*s", (int)msg->session_id.len,
@@ -133,12 +143,11 @@ static void conclude(struct worker *w, const struct cli_msg *msg, const struct e
     if ((msg && msg->is_error) || strcmp(result.stop_reason, "refusal") == 0)
         x_replace(&w->model, "");
     /* One message and a good end, or it has words in its memory that the session does not know. */
-    if (result.ok && msg && !msg->is_error && t->seen_messages == 1 && t->will_hold[0])
+    bool one = t->seen_messages == 1 || t->relay.many; /* a loop of tools it may remember */
+    if (result.ok && msg && !msg->is_error && one && t->will_hold[0])
         x_replace(&w->holds, t->will_hold);
     w->turns++;
     w->turns_since_clear++;
-    if (w->turns % RSS_EVERY == 0)
-        sample_memory(w);
     if (w->state != WORKER_ENDING)
         set_state(w, WORKER_IDLE);
     p->ops->released(p->ctx, w, t, &result);
@@ -161,6 +170,7 @@ static void write_question(struct worker *w)
     set_state(w, WORKER_RUNNING);
     p->turn_started_ms = p->last_line_ms = clock_mono_ms();
     p->heard = false;
+    metric_observe(&prepare_seconds, (double)(clock_mono_us() - t->claimed_at_us) / 1e6, p->work);
     flush_out(w);
     if (w->state != WORKER_RUNNING)
         return;
@@ -185,6 +195,7 @@ static void prepare_next(struct worker *w)
             cli_put_assistant(&p->out, content, t->model);
             continue;
         }
+        p->work = "history";
         cli_put_user(&p->out, content, false);
         timer_set(&p->deadline, p->opts->prepare_timeout_ms); /* for each step, not for all */
         flush_out(w);
@@ -198,45 +209,68 @@ static void after_model(struct worker *w)
     struct worker_private *p = w->priv;
     if (w->dirty || p->model_asked)
         cli_put_boundary(&p->out);
-    p->history_at = 0;
+    p->history_at = w->resumes ? json_array_size(p->turn->history) : 0;
     prepare_next(w);
 }
 
-void worker_run(struct worker *w, struct turn *t)
+/* The turn is the worker's from here on, whatever state it is in. */
+static void take_turn(struct worker *w, struct turn *t)
 {
-    struct worker_private *p = w->priv;
-    BUG_ON(w->state != WORKER_IDLE || p->turn);
-    p->turn = t;
+    BUG_ON(w->priv->turn);
+    w->priv->turn = t;
     t->worker = w;
     t->attempts++;
     t->claimed_at_us = clock_mono_us();
-    relay_begin_turn(p->relay, &t->relay);
+}
+
+static void begin_turn(struct worker *w, const char *work)
+{
+    struct worker_private *p = w->priv;
+    struct turn *t = p->turn;
+    relay_begin_turn(p->process.relay, &t->relay);
+    p->open = RELAY_TURN;
     set_state(w, WORKER_PREPARING);
     timer_set(&p->deadline, p->opts->prepare_timeout_ms);
     p->model_asked = false;
+    p->work = work;
     bool same_model = strcmp(w->model, t->model) == 0;
     if (same_model && t->holds[0] && strcmp(w->holds, t->holds) == 0) {
         write_question(w);
         return;
     }
     x_replace(&w->holds, "");
+    if (w->dirty)
+        p->work = "boundary";
     if (same_model) {
         after_model(w);
         return;
     }
+    /* Its breadcrumbs in the history need a boundary, which would hide a transcript too: there the
+     * program was started with the model. */
     p->model_asked = true;
+    p->work = "model";
     cli_put_set_model(&p->out, REQ_MODEL, t->model);
     flush_out(w);
+}
+
+void worker_run(struct worker *w, struct turn *t)
+{
+    BUG_ON(w->state != WORKER_IDLE);
+    take_turn(w, t);
+    begin_turn(w, "nothing");
 }
 
 void worker_cancel(struct worker *w)
 {
     struct worker_private *p = w->priv;
+    if (w->state == WORKER_STARTING) /* for this turn alone */
+        worker_end(w, "cancelled");
     if (w->state != WORKER_RUNNING)
         return; /* preparing: prepare_next() looks; ending: ended() follows */
     set_state(w, WORKER_CANCELLING);
     timer_set(&p->deadline, p->opts->interrupt_timeout_ms);
-    relay_no_more_calls(p->relay); /* an interrupt right behind the question may come too early */
+    relay_no_more_calls(
+        p->process.relay); /* an interrupt right behind the question may come too early */
     cli_put_interrupt(&p->out, REQ_INTERRUPT);
     flush_out(w);
 }
@@ -252,6 +286,79 @@ void worker_clear(struct worker *w)
     flush_out(w);
 }
 
+/* --- starting up ------------------------------------------------------------------------- */
+
+static void be_ready(struct worker *w, const char *failure)
+{
+    struct worker_private *p = w->priv;
+    timer_stop(&p->deadline);
+    if (w->profile) {
+        worker_sample(w);
+        w->own_processes = w->usage.processes;
+    }
+    set_state(w, WORKER_IDLE);
+    p->starting = false;
+    if (p->turn)
+        begin_turn(w, "start");
+    else
+        p->ops->ready(p->ctx, w, failure);
+}
+
+static void probe_step(struct worker *w)
+{
+    struct worker_private *p = w->priv;
+    json_t *request = TAKE_PTR(p->asked.request);
+    bool more = cli_probe_next(&p->trial, request, &p->out);
+    json_decref(request);
+    if (more) {
+        flush_out(w);
+        return;
+    }
+    close_relay(w);
+    w->unsafe = !p->trial.literal;
+    if (p->trial.failure[0]) {
+        be_ready(w, p->trial.failure);
+        return;
+    }
+    set_state(w, WORKER_IDLE);
+    worker_clear(w);
+}
+
+static void initialised(struct worker *w)
+{
+    struct worker_private *p = w->priv;
+    w->served = true;
+    if (!p->probe) {
+        be_ready(w, NULL);
+        return;
+    }
+    set_state(w, WORKER_PROBING);
+    p->asked = (struct relay_trial){.answer = "ready"};
+    cli_probe_init(&p->trial);
+    relay_begin_trial(p->process.relay, &p->asked);
+    p->open = RELAY_TRIAL;
+    probe_step(w);
+}
+
+/* After worker_clear(), or at the end of the trial. */
+static void cleared(struct worker *w)
+{
+    struct worker_private *p = w->priv;
+    timer_stop(&p->deadline);
+    cli_put_boundary(&p->out);
+    flush_out(w);
+    if (w->state != WORKER_CLEARING)
+        return;
+    metric_observe(&clear_seconds, (double)(clock_mono_ms() - w->state_since_ms) / 1000);
+    w->dirty = false;
+    w->turns_since_clear = 0;
+    set_state(w, WORKER_IDLE);
+    if (p->starting)
+        be_ready(w, NULL);
+    else
+        p->ops->cleared(p->ctx, w);
+}
+
 /* --- lines ------------------------------------------------------------------------------- */
 
 static void on_result(struct worker *w, const struct cli_msg *msg)
@@ -265,15 +372,10 @@ static void on_result(struct worker *w, const struct cli_msg *msg)
         conclude(w, msg, NULL);
         break;
     case WORKER_CLEARING:
-        timer_stop(&w->priv->deadline);
-        cli_put_boundary(&w->priv->out);
-        flush_out(w);
-        if (w->state != WORKER_CLEARING)
-            break;
-        w->dirty = false;
-        w->turns_since_clear = 0;
-        set_state(w, WORKER_IDLE);
-        w->priv->ops->cleared(w->priv->ctx, w);
+        cleared(w);
+        break;
+    case WORKER_PROBING:
+        probe_step(w);
         break;
     case WORKER_STARTING:
     case WORKER_IDLE:
@@ -309,9 +411,7 @@ static void on_control_response(struct worker *w, const struct cli_msg *msg)
             refuse_model(w, msg);
         after_model(w);
     } else if (str_eq_c(msg->request_id, REQ_THINKING) && w->state == WORKER_STARTING) {
-        timer_stop(&p->deadline);
-        set_state(w, WORKER_IDLE);
-        p->ops->ready(p->ctx, w);
+        initialised(w);
     }
 }
 
@@ -333,6 +433,10 @@ static void on_line(void *ctx, struct str line)
     case CLI_STREAM:
         if (p->turn && (w->state == WORKER_RUNNING || w->state == WORKER_CANCELLING))
             turn_event(p->turn, msg.event);
+        break;
+    case CLI_TOOL_RESULTS:
+        if (p->turn && w->state == WORKER_RUNNING)
+            turn_tool_results(p->turn, msg.results, line.len);
         break;
     case CLI_RESULT:
         on_result(w, &msg);
@@ -363,7 +467,7 @@ static void on_line(void *ctx, struct str line)
 static void on_overflow(void *ctx)
 {
     struct worker *w = OBJ(ctx, struct worker, WORKER_TAG);
-    err_set(&w->priv->end_err, ERR_WORKER, "it wrote a line of over %zu bytes", LINE_MAX_SIZE);
+    err_set(&w->priv->end_err, ERR_WORKER, "it wrote a line of over %zu bytes", PROCESS_LINE_MAX);
     worker_end(w, "line_too_long");
 }
 
@@ -414,6 +518,10 @@ static void on_deadline(void *obj)
         err_set(&w->priv->end_err, ERR_WORKER, "it did not answer initialize in time");
         worker_end(w, "start_timeout");
         return;
+    case WORKER_PROBING:
+        close_relay(w);
+        be_ready(w, "it did not acknowledge a history or answer a question in time");
+        return;
     case WORKER_CANCELLING:
         err_set(&w->priv->end_err, ERR_WORKER, "it did not react to an interrupt");
         worker_end(w, "interrupt_timeout");
@@ -446,59 +554,27 @@ static void on_ended(void *ctx, const struct child_exit *how)
     set_state(w, WORKER_ENDING);
     timer_stop(&p->deadline);
     log_write(wanted ? LOG_INFO : LOG_WARN, "worker ended", LF_I("worker", w->id),
-              LF_I("pid", child_pid(p->child)), LF_S("reason", wanted ? w->end_reason : "exit"),
+              LF_I("pid", child_pid(p->process.child)),
+              LF_S("reason", wanted ? w->end_reason : "exit"),
               LF_S("how", how->signaled ? "signal" : "status"), LF_I("code", how->code),
               LF_I("turns", w->turns), LF_STR("stderr", how->stderr_tail), LF_END);
-    if (t) {
-        relay_end_turn(p->relay);
+    close_relay(w);
+    if (t)
         t->worker = NULL;
-    }
     p->ops->ended(p->ctx, w, t, &why);
 }
 
 static const struct child_ops child_callbacks = {
     .line = on_line, .overflow = on_overflow, .ended = on_ended};
 
-static int launch(struct worker *w, struct err *err)
-{
-    struct worker_private *p = w->priv;
-    char name[32];
-    snprintf(name, sizeof(name), "w%u", w->id);
-    if (rundir_make(&p->dir, p->opts->run_dir, name, err) != 0)
-        return -1;
-    p->relay = relay_new(p->opts->upstream, p->dir.socket, err);
-    if (!p->relay)
-        return -1;
-    struct cli_launch l = {.bin = p->opts->claude_bin,
-                           .model = p->opts->model,
-                           .home = p->dir.home,
-                           .socket_path = p->dir.socket,
-                           .pass_env = p->opts->pass_env};
-    struct cli_command cmd;
-    cli_launch_command(&l, &cmd);
-    struct child_opts co = {.argv = cmd.argv,
-                            .envp = cmd.envp,
-                            .cwd = p->dir.work,
-                            .line_max = LINE_MAX_SIZE,
-                            .stdin_max = STDIN_MAX,
-                            .stderr_tail = STDERR_TAIL,
-                            .eof_deadline_ms = EOF_DEADLINE_MS,
-                            .ops = &child_callbacks,
-                            .ctx = w};
-    p->child = child_spawn(p->loop, &co, err);
-    cli_command_release(&cmd);
-    return p->child ? 0 : -1;
-}
-
 static void destroy(struct worker *w)
 {
     struct worker_private *p = w->priv;
     timer_release(&p->deadline);
-    relay_free(p->relay);
-    child_free(p->child);
-    rundir_remove(&p->dir);
+    process_release(&p->process);
     buf_release(&p->out);
     free(w->class_id);
+    free(w->key_id);
     free(w->model);
     free(w->holds);
     free(p);
@@ -507,25 +583,34 @@ static void destroy(struct worker *w)
 }
 
 struct worker *worker_start(struct loop *loop, const struct pool_opts *opts, unsigned id,
-                            const struct worker_ops *ops, void *ctx, struct err *err)
+                            const struct worker_spec *spec, const struct worker_ops *ops, void *ctx,
+                            struct err *err)
 {
     struct worker *w = x_calloc(1, sizeof(*w));
     struct worker_private *p = x_calloc(1, sizeof(*p));
     *p = (struct worker_private){.loop = loop, .opts = opts, .ops = ops, .ctx = ctx};
     *w = (struct worker){.tag = WORKER_TAG, .id = id, .state = WORKER_STARTING, .priv = p};
     w->class_id = x_strdup("");
-    w->model = x_strdup(opts->model);
+    w->key_id = x_strdup("");
+    w->model = x_strdup(spec->own ? spec->own->model : opts->model);
     w->holds = x_strdup("");
-    w->started_ms = clock_mono_ms();
-    buf_init(&p->out, STDIN_MAX);
+    w->profile = spec->own ? spec->own->profile : NULL;
+    w->resumes = spec->resume;
+    w->started_ms = w->state_since_ms = clock_mono_ms();
+    p->probe = spec->probe;
+    p->starting = true;
+    buf_init(&p->out, PROCESS_STDIN_MAX);
     timer_init(&p->deadline, loop, on_deadline, w);
-    if (launch(w, err) != 0) {
+    if (process_start(&p->process, loop, opts, id, spec->own, spec->resume, &child_callbacks, w,
+                      err) != 0) {
         destroy(w);
         return NULL;
     }
-    log_info("worker started", LF_I("worker", id), LF_I("pid", child_pid(p->child)));
+    if (spec->own)
+        take_turn(w, spec->own);
+    log_info("worker started", LF_I("worker", id), LF_I("pid", child_pid(p->process.child)));
     /* No thinking unless a request asks for it; the CLI's default is a large budget. */
-    cli_put_initialize(&p->out, REQ_INIT);
+    cli_put_initialize(&p->out, REQ_INIT, p->process.system);
     cli_put_thinking_budget(&p->out, REQ_THINKING, 0);
     timer_set(&p->deadline, opts->start_timeout_ms);
     flush_out(w);
@@ -539,7 +624,7 @@ void worker_end(struct worker *w, const char *reason)
     w->end_reason = reason;
     set_state(w, WORKER_ENDING);
     timer_stop(&w->priv->deadline);
-    child_stop(w->priv->child, STOP_GRACE_MS);
+    child_stop(w->priv->process.child, STOP_GRACE_MS);
 }
 
 static void destroy_later(void *obj)
@@ -554,5 +639,30 @@ void worker_free(struct worker *w)
 
 int worker_pid(const struct worker *w)
 {
-    return (int)child_pid(w->priv->child);
+    return (int)child_pid(w->priv->process.child);
+}
+
+bool worker_alive(const struct worker *w)
+{
+    return child_alive(w->priv->process.child);
+}
+
+void worker_sample(struct worker *w)
+{
+    child_usage(w->priv->process.child, &w->usage);
+}
+
+bool worker_left_processes(const struct worker *w)
+{
+    return w->profile && w->usage.processes > w->own_processes;
+}
+
+const struct turn *worker_turn(const struct worker *w)
+{
+    return w->priv->turn;
+}
+
+struct str worker_stderr(const struct worker *w)
+{
+    return child_stderr_tail(w->priv->process.child);
 }

@@ -19,6 +19,8 @@
 #define CACHE_BYTES  ((size_t)128 << 20)
 #define SWEEP_MS     60000
 
+#define PROFILE_AGENT "agent" /* in the stored form; without the member it is a chat */
+
 struct cache_key { /* zeroed first: compared as bytes */
     char id[ID_UUID_SIZE];
     char owner[ID_UUID_SIZE];
@@ -46,6 +48,8 @@ struct sessions {
     uint64_t last_revision;
     size_t bytes;
     struct timer sweep;
+    void (*swept)(void *ctx);
+    void *swept_ctx;
 };
 
 static struct metric cached_gauge = {.name = "claudegate_sessions_cached",
@@ -123,6 +127,7 @@ static int read_row(struct session *s, const struct session_row *row, struct err
     s->model = model;
     json_decref(s->messages);
     s->messages = json_incref(messages);
+    s->agent = str_eq_c(json_get_str(ctx, "profile"), PROFILE_AGENT);
     json_t *system = json_object_get(ctx, "system");
     s->system = json_is_string(system) ? json_incref(system) : NULL;
     snprintf(s->conversation_id, sizeof(s->conversation_id), "%.*s", (int)row->conversation_id.len,
@@ -245,12 +250,17 @@ void session_commit(struct session *s, const struct session_turn *turn, store_do
     json_decref(s->system);
     s->system = system;
     snprintf(s->conversation_id, sizeof(s->conversation_id), "%s", turn->conversation_id);
+    s->agent |= turn->agent;
     append_message(s, "user", turn->user);
-    if (json_array_size(turn->assistant) > 0)
+    if (turn->added)
+        json_array_extend(s->messages, turn->added);
+    else if (json_array_size(turn->assistant) > 0)
         append_message(s, "assistant", turn->assistant);
     s->last_accessed_at = clock_wall_ms();
     json_t *row_json = json_pack("{s:s, s:O?, s:O}", "model", s->model, "system", s->system,
                                  "messages", s->messages);
+    if (s->agent)
+        json_object_set_new(row_json, "profile", json_string(PROFILE_AGENT));
     char *text = json_dumps(row_json, JSON_COMPACT);
     BUG_ON(!text);
     json_decref(row_json);
@@ -292,11 +302,15 @@ void session_release(struct session *s)
 
 static void on_swept(void *ctx, int64_t count, const struct err *err)
 {
-    (void)ctx;
-    if (err)
+    struct sessions *ss = OBJ(ctx, struct sessions, SESSIONS_TAG);
+    if (err) {
         log_warn("expired sessions could not be deleted, ignoring", LF_S("error", err->msg));
-    else if (count)
+        return;
+    }
+    if (count)
         log_info("expired sessions deleted", LF_I("count", count));
+    if (ss->swept)
+        ss->swept(ss->swept_ctx);
 }
 
 static void on_sweep(void *obj)
@@ -309,7 +323,7 @@ static void on_sweep(void *obj)
         if (s->last_accessed_at < before)
             free_session(s);
     }
-    session_delete_expired(ss->db, before, on_swept, NULL);
+    session_delete_expired(ss->db, before, on_swept, ss);
     timer_set(&ss->sweep, SWEEP_MS);
 }
 
@@ -321,6 +335,22 @@ static void collect(void *ctx)
 size_t sessions_cached(const struct sessions *s)
 {
     return HASH_COUNT(s->by_id);
+}
+
+bool sessions_has(const struct sessions *ss, const char *id)
+{
+    const struct session_private *p;
+    for (p = ss->by_id; p; p = p->hh.next) {
+        if (strcmp(p->key.id, id) == 0)
+            return true;
+    }
+    return false;
+}
+
+void sessions_on_sweep(struct sessions *ss, void (*swept)(void *ctx), void *ctx)
+{
+    ss->swept = swept;
+    ss->swept_ctx = ctx;
 }
 
 struct sessions *sessions_new(struct loop *loop, struct db *db, int64_t ttl_s, int64_t max_bytes)

@@ -20,6 +20,7 @@ struct session { /* read by the gateway; written by session.c only */
     char *model;              /* of the last turn, "" = none yet */
     json_t *system;           /* string, or NULL */
     json_t *messages;         /* array of {"role","content":[blocks]} */
+    bool agent;               /* its turns use tools, in a workspace */
     int64_t created_at, last_accessed_at;
     size_t bytes;      /* of the stored form */
     uint64_t revision; /* of the messages */
@@ -30,6 +31,10 @@ struct session { /* read by the gateway; written by session.c only */
 struct sessions *sessions_new(struct loop *loop, struct db *db, int64_t ttl_s, int64_t max_bytes);
 void sessions_free(struct sessions *s); /* after db_close(): no answer is on its way any more */
 size_t sessions_cached(const struct sessions *s);
+/* Is it in memory, busy or not? Walks them all. */
+bool sessions_has(const struct sessions *s, const char *id);
+/* swept(ctx) runs once a minute, after expired sessions were deleted. */
+void sessions_on_sweep(struct sessions *s, void (*swept)(void *ctx), void *ctx);
 
 /* A new, empty, busy session; it has a row only after its first commit. */
 struct session *session_create(struct sessions *s, const char *api_key_id);
@@ -50,6 +55,8 @@ struct session_turn {
     uint64_t revision;        /* from session_new_revision() */
     json_t *system;           /* string or NULL; referenced */
     json_t *user, *assistant; /* content arrays; referenced. An empty answer leaves no message */
+    json_t *added; /* instead of assistant: array of messages, {"role","content"}; referenced */
+    bool agent;    /* of a session's first turn: it stays so */
 };
 /* Appends a finished turn and saves the row. done always runs, later; err when the row could not
  * be written (the session goes on in memory). */

@@ -26,6 +26,7 @@ void new_key_defaults(const struct conf *conf, struct api_key *key)
     char *models[MODELS_MAX + 1] = {0};
     struct str rest = str_c(conf->keys.models);
     *key = (struct api_key){
+        .priority = 1,
         .limits = {.requests_per_minute = conf->keys.requests_per_minute,
                    .requests_per_day = conf->keys.requests_per_day,
                    .tokens_per_day = conf->keys.tokens_per_day},

@@ -11,7 +11,7 @@ struct new_key {
     const char *user; /* login name of the owner; made without a password when missing */
 };
 
-/* Limits and permissions from the settings keys.*; the rest of *key is zeroed. */
+/* Limits and permissions from the settings keys.*, priority 1; the rest of *key is zeroed. */
 void new_key_defaults(const struct conf *conf, struct api_key *key);
 void new_key_set_models(struct api_key *key, char *const *models); /* copied, NULL-terminated */
 /* Blocking. Fills in what is missing and inserts. -1 after having printed why not. */

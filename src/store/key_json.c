@@ -32,7 +32,9 @@ void key_permissions_write(struct buf *out, const struct key_permissions *permis
     }
     buf_adds(out, "],\"maxTokens\":");
     write_number(out, permissions->max_tokens);
-    buf_printf(out, ",\"allowStreaming\":%s}", permissions->allow_streaming ? "true" : "false");
+    buf_printf(out, ",\"allowStreaming\":%s,\"allowAgent\":%s}",
+               permissions->allow_streaming ? "true" : "false",
+               permissions->allow_agent ? "true" : "false");
 }
 
 static int read_number(const json_t *obj, const char *name, int64_t *ret, struct err *err)
@@ -99,6 +101,12 @@ int key_permissions_read(struct str text, struct key_permissions *ret_permission
         return err_prefix(err, "permissions");
     }
     p.allow_streaming = json_is_true(streaming);
+    const json_t *agent = json_object_get(obj, "allowAgent"); /* older rows have none */
+    if (agent && !json_is_boolean(agent)) {
+        err_set(err, ERR_INTERNAL, "allowAgent is not true or false");
+        return err_prefix(err, "permissions");
+    }
+    p.allow_agent = json_is_true(agent);
     p.models = read_models(json_object_get(obj, "models"), err);
     if (!p.models)
         return err_prefix(err, "permissions");

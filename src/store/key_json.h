@@ -1,9 +1,10 @@
 /* key_json.h - the JSON columns limits and permissions of api_keys.
  *
  * {"requestsPerMinute":10,"requestsPerDay":1000,"tokensPerDay":null}
- * {"models":["claude-*"],"maxTokens":4096,"allowStreaming":true}
+ * {"models":["claude-*"],"maxTokens":4096,"allowStreaming":true,"allowAgent":false}
  * null = unlimited (-1 in the structs). A name that is missing is an error and not "unlimited":
- * what a key may spend must not depend on a typing mistake. Names not known are ignored. */
+ * what a key may spend must not depend on a typing mistake. A missing allowAgent is false: older
+ * rows have none. Names not known are ignored. */
 #ifndef CG_STORE_KEY_JSON_H
 #define CG_STORE_KEY_JSON_H
 

@@ -7,15 +7,17 @@
 
 #define COLUMNS                                                                                 \
     "id, public_id, secret_hash, user_id, name, status, created_at, expires_at, last_used_at, " \
-    "limits, permissions"
+    "limits, permissions, priority"
 
 static const char sql_insert[] =
-    "INSERT INTO api_keys (" COLUMNS ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) "
+    "INSERT INTO api_keys (" COLUMNS ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) "
     "RETURNING " COLUMNS;
 static const char sql_find[] = "SELECT " COLUMNS " FROM api_keys WHERE public_id = $1";
 static const char sql_list[] = "SELECT " COLUMNS " FROM api_keys ORDER BY created_at DESC, id";
 static const char sql_set_status[] =
     "UPDATE api_keys SET status = $2 WHERE public_id = $1 OR id = $1 RETURNING " COLUMNS;
+static const char sql_set_priority[] =
+    "UPDATE api_keys SET priority = $2 WHERE public_id = $1 OR id = $1 RETURNING " COLUMNS;
 static const char sql_touch[] = "UPDATE api_keys SET last_used_at = $2 "
                                 "WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2)";
 
@@ -73,6 +75,7 @@ static int read_key(const struct db_result *r, size_t row, struct api_key *ret_k
         .created_at = db_int(r, row, 6),
         .expires_at = db_int(r, row, 7),
         .last_used_at = db_int(r, row, 8),
+        .priority = (int)db_int(r, row, 11),
     };
     ROW_FIXED(key.id, r, row, 0);
     ROW_FIXED(key.public_id, r, row, 1);
@@ -154,6 +157,7 @@ void api_key_insert(struct db *db, const struct api_key *key, api_key_done_fn *d
         time_or_null(key->last_used_at),
         DBP_STR(buf_str(&limits)),
         DBP_STR(buf_str(&permissions)),
+        DBP_I(key->priority ? key->priority : 1),
     };
     db_query(db, sql_insert, params, ARRAY_SIZE(params), key_row, key_call_new(true, done, ctx));
     buf_release(&limits);
@@ -171,6 +175,14 @@ void api_key_set_status(struct db *db, const char *id, const char *status, api_k
 {
     const struct db_param params[] = {DBP_S(id), DBP_S(status)};
     db_query(db, sql_set_status, params, ARRAY_SIZE(params), key_row,
+             key_call_new(true, done, ctx));
+}
+
+void api_key_set_priority(struct db *db, const char *id, int priority, api_key_done_fn *done,
+                          void *ctx)
+{
+    const struct db_param params[] = {DBP_S(id), DBP_I(priority)};
+    db_query(db, sql_set_priority, params, ARRAY_SIZE(params), key_row,
              key_call_new(true, done, ctx));
 }
 

@@ -12,6 +12,7 @@ static const char sql_save[] =
     "ON CONFLICT (id) DO UPDATE SET conversation_id = excluded.conversation_id, "
     "context = excluded.context, last_accessed_at = excluded.last_accessed_at "
     "WHERE sessions.api_key_id = excluded.api_key_id";
+static const char sql_count[] = "SELECT COUNT(*) FROM sessions WHERE id = $1";
 static const char sql_delete_expired[] = "DELETE FROM sessions WHERE last_accessed_at < $1";
 
 #define CALL_TAG TAG4('s', 'e', 's', 'c')
@@ -19,7 +20,7 @@ struct call {
     uint32_t tag;
     session_done_fn *found; /* one of the three */
     store_done_fn *saved;
-    count_done_fn *deleted;
+    count_done_fn *counted;
     void *ctx;
 };
 
@@ -88,7 +89,7 @@ void session_save(struct db *db, const struct session_row *row, store_done_fn *d
 static void delete_done(void *ctx, const struct db_result *r, const struct err *err)
 {
     struct call *call = OBJ(ctx, struct call, CALL_TAG);
-    call->deleted(call->ctx, err ? 0 : db_changes(r), err);
+    call->counted(call->ctx, err ? 0 : db_changes(r), err);
     free(call);
 }
 
@@ -97,6 +98,21 @@ void session_delete_expired(struct db *db, int64_t last_accessed_before, count_d
 {
     const struct db_param params[] = {DBP_I(last_accessed_before)};
     struct call *call = call_new(ctx);
-    call->deleted = done;
+    call->counted = done;
     db_query(db, sql_delete_expired, params, ARRAY_SIZE(params), delete_done, call);
+}
+
+static void count_done(void *ctx, const struct db_result *r, const struct err *err)
+{
+    struct call *call = OBJ(ctx, struct call, CALL_TAG);
+    call->counted(call->ctx, err ? 0 : db_int(r, 0, 0), err);
+    free(call);
+}
+
+void session_count(struct db *db, const char *id, count_done_fn *done, void *ctx)
+{
+    const struct db_param params[] = {DBP_S(id)};
+    struct call *call = call_new(ctx);
+    call->counted = done;
+    db_query(db, sql_count, params, ARRAY_SIZE(params), count_done, call);
 }

@@ -28,6 +28,7 @@ void user_count(struct db *db, count_done_fn *done, void *ctx);
 /* --- API keys ---------------------------------------------------------------------------- */
 #define KEY_PUBLIC_ID_LEN 12
 #define KEY_SECRET_LEN    43
+#define KEY_PRIORITY_MAX  10
 #define KEY_TEXT_SIZE     (6 + KEY_PUBLIC_ID_LEN + 1 + KEY_SECRET_LEN + 1) /* sk-cg-<id>-<secret> */
 
 struct key_limits { /* -1 = unlimited. JSON names as in the document: requestsPerMinute, ... */
@@ -37,6 +38,7 @@ struct key_permissions {
     char **models; /* patterns with '*', NULL-terminated. JSON: models */
     int64_t max_tokens;
     bool allow_streaming;
+    bool allow_agent; /* may ask for agent turns */
 };
 struct api_key {
     char id[ID_UUID_SIZE];
@@ -44,7 +46,8 @@ struct api_key {
     char *secret_hash; /* bcrypt $2b$ */
     char user_id[ID_UUID_SIZE];
     char *name;
-    char *status;                                 /* active | revoked */
+    char *status; /* active | revoked */
+    int priority; /* weight in the queue, 1..KEY_PRIORITY_MAX; 0 when inserted = 1 */
     int64_t created_at, expires_at, last_used_at; /* wall ms, 0 = none */
     struct key_limits limits;
     struct key_permissions permissions;
@@ -63,6 +66,8 @@ void api_key_list(struct db *db, api_key_list_fn *done, void *ctx); /* newest fi
 /* By public id or uuid. ERR_NOT_FOUND when there is none. */
 void api_key_set_status(struct db *db, const char *id, const char *status, api_key_done_fn *done,
                         void *ctx);
+void api_key_set_priority(struct db *db, const char *id, int priority, api_key_done_fn *done,
+                          void *ctx);
 /* Many at once, one statement each, one transaction; errors are logged, nothing waits. */
 struct api_key_use {
     char id[ID_UUID_SIZE];
@@ -105,7 +110,7 @@ struct session_row {
     char id[ID_UUID_SIZE];
     char api_key_id[ID_UUID_SIZE];
     struct str conversation_id; /* the CLI's session id at the last turn, "" = none */
-    struct str context;         /* JSON: {"model","system","messages":[...]} */
+    struct str context;         /* JSON: {"model","system","messages":[...],"profile"} */
     int64_t created_at, last_accessed_at;
 };
 typedef void session_done_fn(void *ctx, const struct session_row *row, const struct err *err);
@@ -116,5 +121,7 @@ void session_find(struct db *db, const char *id, const char *api_key_id, session
 void session_save(struct db *db, const struct session_row *row, store_done_fn *done, void *ctx);
 void session_delete_expired(struct db *db, int64_t last_accessed_before, count_done_fn *done,
                             void *ctx);
+/* How many have this id, whosever they are: 0 or 1. */
+void session_count(struct db *db, const char *id, count_done_fn *done, void *ctx);
 
 #endif

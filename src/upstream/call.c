@@ -681,6 +681,20 @@ static int pick_body(struct call *call, struct err *err)
     return 0;
 }
 
+/* The first call of a turn is the CLI's own: no tool has run, and processes that earlier turns left
+ * are gone. What comes later may be a tool's that found the socket. */
+static int check_model(struct relay_turn *turn, struct str body, struct err *err)
+{
+    struct str model;
+    if (!rewrite_find_string(body, "model", &model) || model.len >= sizeof(turn->model))
+        return err_set(err, ERR_INVALID, "the request must name one model");
+    if (!turn->model[0])
+        snprintf(turn->model, sizeof(turn->model), "%.*s", (int)model.len, model.p);
+    if (str_eq_c(model, turn->model))
+        return 0;
+    return err_set(err, ERR_INVALID, "this turn may only call the model '%s'", turn->model);
+}
+
 void call_home_init(struct call_home *home, struct upstream *up)
 {
     home->up = up;
@@ -711,7 +725,7 @@ void call_start(struct call_home *home, struct relay_turn *turn, struct evhttp_r
     list_push_back(&home->calls, &call->node);
     hook(call);
     turn->calls++;
-    if (pick_body(call, &err) != 0) {
+    if (pick_body(call, &err) != 0 || (turn->many && check_model(turn, call->body, &err) != 0)) {
         fail(call, err_status(&err), "invalid_request_error", err.msg);
         return;
     }

@@ -59,6 +59,7 @@ struct exchange {
     int64_t idle_ms;
     bool paused;
     bool head_told;
+    bool given; /* to a connection: once only */
     char error[CURL_ERROR_SIZE];
 };
 
@@ -355,6 +356,24 @@ static void on_deadline(void *ctx)
     exchange_finish(ex, &end);
 }
 
+/* A connection has been found. libcurl would give the request to a second one, behind our back,
+ * when a kept connection breaks before the first byte of an answer; but the first may have been
+ * heard. */
+static int on_connection(void *ctx, char *peer, char *local, int peer_port, int local_port)
+{
+    struct exchange *ex = OBJ(ctx, struct exchange, EXCHANGE_TAG);
+    (void)peer;
+    (void)local;
+    (void)peer_port;
+    (void)local_port;
+    if (ex->given) {
+        snprintf(ex->error, sizeof(ex->error), "the connection broke before an answer");
+        return CURL_PREREQFUNC_ABORT;
+    }
+    ex->given = true;
+    return CURL_PREREQFUNC_OK;
+}
+
 static int on_progress(void *ctx, curl_off_t dl_total, curl_off_t dl, curl_off_t ul_total,
                        curl_off_t ul)
 {
@@ -505,6 +524,8 @@ static void set_callbacks(struct exchange *ex)
     curl_easy_setopt(easy, CURLOPT_NOPROGRESS, 0L);
     curl_easy_setopt(easy, CURLOPT_XFERINFOFUNCTION, on_progress);
     curl_easy_setopt(easy, CURLOPT_XFERINFODATA, ex);
+    curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, on_connection);
+    curl_easy_setopt(easy, CURLOPT_PREREQDATA, ex);
 }
 
 struct exchange *exchange_start(struct upstream *up, const struct exchange_req *req,

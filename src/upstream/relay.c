@@ -1,13 +1,15 @@
 /* relay.c - one worker's socket: who may call what, and the turn that pays for it.
  *
  * Everything of a worker hangs off its struct relay: its listener, its connections, its calls and
- * the one turn that may be open. So no call can ever be counted for another worker's turn. */
+ * the one turn, or the one trial, that may be open. So no call can ever be counted for another
+ * worker's turn. */
 #include "upstream/relay.h"
 
 #include "core/log.h"
 #include "metrics/metrics.h"
 #include "upstream/call.h"
 #include "upstream/client.h"
+#include "upstream/trial.h"
 
 #include <errno.h>
 #include <event2/event.h>
@@ -31,6 +33,7 @@ struct relay {
     struct call_home home;
     struct evhttp *http;
     struct relay_turn *turn;
+    struct relay_trial *trial;
     char *path;
 };
 
@@ -68,9 +71,13 @@ static void serve_messages(struct relay *r, struct evhttp_request *req, const ch
     bool count_tokens = strcmp(path, "/v1/messages/count_tokens") == 0;
     if (!count_tokens && strcmp(path, "/v1/messages") != 0)
         call_refuse(req, 404, "not_found_error", "the relay serves /v1/messages only");
+    else if (r->trial && !count_tokens)
+        trial_serve(r->trial, req);
     else if (!r->turn)
         refuse(req, path);
     else if (r->home.settled && !r->turn->many)
+        refuse_extra(req, path);
+    else if (r->turn->many && r->turn->max_calls && r->turn->calls >= r->turn->max_calls)
         refuse_extra(req, path);
     else if (r->home.calls.len >= MAX_CALLS)
         call_refuse(req, 429, "rate_limit_error", "too many calls at once in this turn");
@@ -143,7 +150,7 @@ struct relay *relay_new(struct upstream *up, const char *socket_path, struct err
 
 void relay_begin_turn(struct relay *r, struct relay_turn *turn)
 {
-    BUG_ON(r->turn || r->home.calls.len);
+    BUG_ON(r->turn || r->trial || r->home.calls.len);
     r->turn = turn;
     r->home.settled = false;
     turn->answered = false;
@@ -161,6 +168,17 @@ void relay_end_turn(struct relay *r)
     while (r->home.calls.len)
         call_cut_first(&r->home);
     r->turn = NULL;
+}
+
+void relay_begin_trial(struct relay *r, struct relay_trial *trial)
+{
+    BUG_ON(r->turn || r->trial || r->home.calls.len || !trial->answer);
+    r->trial = trial;
+}
+
+void relay_end_trial(struct relay *r)
+{
+    r->trial = NULL;
 }
 
 void relay_free(struct relay *r)

@@ -40,11 +40,14 @@ struct relay_turn {
                                max_tokens, stop_sequences, ...); a null value removes the key; NULL = none */
     json_t *system;         /* array of blocks appended to the request's `system`; NULL = none */
     const char *request_id; /* for logs */
-    bool many;              /* the turn may call again after an answer (a tool loop does) */
+    bool many;              /* the turn may call again after an answer (a tool loop does), but no
+                               other model than at first: a tool can reach the socket, too */
+    int max_calls;          /* with many: more are refused; 0 = no limit */
     /* out: */
     int calls; /* requests forwarded (retries not counted) */
     int retries;
     int64_t input_tokens, output_tokens, cache_creation_tokens, cache_read_tokens;
+    char model[100];      /* with many: of the first call */
     bool answered;        /* a whole message came and was passed on; further calls are refused */
     bool estimated;       /* a call was cut off before its final usage: output is an estimate,
                              one token per 4 bytes of text seen, at least what was reported */
@@ -73,5 +76,15 @@ void relay_no_more_calls(struct relay *r);
 /* Aborts upstream calls still running and completes the turn's numbers. */
 void relay_end_turn(struct relay *r);
 void relay_free(struct relay *r);
+
+/* A trial: calls to /v1/messages are answered here, with a short stream of one text block, and
+ * nothing goes upstream. For finding out what the CLI sends. Never together with a turn. */
+struct relay_trial {
+    const char *answer; /* in: the text; borrowed */
+    int calls;          /* out */
+    json_t *request;    /* out: body of the last call, NULL = none yet; the caller's to decref */
+};
+void relay_begin_trial(struct relay *r, struct relay_trial *trial);
+void relay_end_trial(struct relay *r);
 
 #endif

@@ -262,6 +262,35 @@ static int pass_members(struct rewrite *rw, struct err *err)
     return 0;
 }
 
+static bool is_member(const struct member *m, const char *name)
+{
+    AUTO(json_unref_p) json_t *holder = NULL;
+    struct str key;
+    return decode_key(m->key, &holder, &key) && str_eq_c(key, name);
+}
+
+bool rewrite_find_string(struct str body, const char *key, struct str *ret_value)
+{
+    struct lexer lx = {body.p, body.p + body.len};
+    struct member m;
+    struct str found = {0};
+    int times = 0;
+    if (!take(&lx, '{'))
+        return false;
+    do {
+        if (!read_member(&lx, &m))
+            return false;
+        if (is_member(&m, key)) {
+            found = m.value;
+            times++;
+        }
+    } while (take(&lx, ','));
+    if (times != 1 || found.len < 2 || found.p[0] != '"' || memchr(found.p, '\\', found.len))
+        return false;
+    *ret_value = str_n(found.p + 1, found.len - 2);
+    return true;
+}
+
 static void add_params(struct rewrite *rw)
 {
     const char *key;

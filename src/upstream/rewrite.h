@@ -16,4 +16,8 @@
 MUST_USE int rewrite_request(struct str body, const json_t *params, const json_t *system,
                              struct buf *out, struct err *err);
 
+/* The string that is the member `key` of the JSON object `body`. False when there is none, when it
+ * is there twice, or when it is no string without escapes. */
+MUST_USE bool rewrite_find_string(struct str body, const char *key, struct str *ret_value);
+
 #endif

@@ -250,6 +250,86 @@ test('a grandchild keeps the pipes', async () => {
   }
 });
 
+test('faults that wait for a line', async () => {
+  const lines = {
+    set_model: (cli) => cli.request('set_model', { model: 'claude-y' }),
+    interrupt: (cli) => cli.request('interrupt'),
+    boundary: (cli) => cli.boundary(),
+    assistant: (cli) => cli.assistant('words'),
+    history: (cli) => cli.user('words', { shouldQuery: false }),
+    question: (cli) => cli.user('words'),
+    clear: (cli) => cli.typed('/clear'),
+  };
+  for (const [at, act] of Object.entries(lines)) {
+    await withCli({}, async (cli) => {
+      assert.equal((await cli.step({ later: { at, do: 'exit', code: 5 } })).result, 'ok');
+      act(cli);
+      assert.deepEqual(await cli.gone, [5, null], at);
+    });
+    await withCli({}, async (cli) => {
+      await cli.step({ later: { at, do: 'hang' } });
+      act(cli);
+      cli.user('x');
+      await cli.silent(50);
+      cli.child.kill('SIGTERM');
+      assert.deepEqual(await cli.gone, [143, null], at);
+    });
+  }
+  await withCli({}, async (cli) => {
+    await cli.step({ later: { at: 'question', do: 'delay', ms: 100 } });
+    const t = Date.now();
+    assert.equal((await cli.ask('x')).result, 'ok');
+    assert.ok(Date.now() - t >= 95, `${Date.now() - t} ms`);
+    await cli.step({ later: { at: 'set_model', do: 'mute' } });
+    cli.request('set_model', { model: 'claude-y' });
+    cli.user('x');
+    const { model } = await cli.until((m) => m.subtype === 'init');
+    assert.equal(model, 'claude-y');
+    await cli.result();
+    assert.ok(cli.lines.every((l) => !l.includes('control_response')));
+    await cli.step({ later: { at: 'question', do: 'exit', signal: 9 } });
+    cli.user('x');
+    assert.deepEqual(await cli.gone, [null, 'SIGKILL']);
+  });
+  await withCli({ env: { FAKE_LATER: '{"at":"initialize","do":"exit","code":6}' } },
+    async (cli) => {
+      cli.request('initialize');
+      assert.deepEqual(await cli.gone, [6, null]);
+      assert.deepEqual(cli.lines, []);
+    });
+  await withCli({}, async (cli) => {
+    for (const later of [{ at: 'set_modl', do: 'exit' }, { at: 'clear', do: 'explode' },
+      { at: 'clear' }, { at: 'clear', do: 'exit', how: 1 }]) {
+      assert.match((await cli.step({ later })).result, /^fake: bad step: /);
+    }
+  });
+});
+
+test('one cut anywhere, and many complaints', async () => {
+  await withCli({ autoRead: false }, async (cli) => {
+    const sizes = [];
+    let text = '';
+    cli.child.stdout.on('data', (data) => { sizes.push(data.length); text += data; });
+    cli.user('fake:{"split":{"at":123,"pause_us":20000},"stderr_flood":1000000}');
+    for (let i = 0; i < 1000 && !/"type":"result".*\n/.test(text); i++) await sleep(10);
+    assert.equal(text.trim().split('\n').length, 10);
+    assert.deepEqual([sizes[0], sizes.length], [123, 2]);
+    await cli.end();
+    assert.ok(cli.stderr.length >= 1000000);
+  });
+});
+
+test('what a process keeps to itself', async () => {
+  await withCli({}, async (cli) => {
+    await cli.step({ remember: 'a "b"' });
+    await cli.step({ remember: 'c' });
+    cli.boundary();
+    const { memory, history } = JSON.parse((await cli.step({ recall: true })).result);
+    assert.equal(memory, 'a "b";c;');
+    assert.equal(history.length, 1);
+  });
+});
+
 test('once, then, and what is misspelt', async () => {
   await withCli({}, async (cli) => {
     const marker = file('once');

@@ -1,4 +1,4 @@
-// API keys: making, checking, revoking, and what each may do and spend.
+// API keys: making, changing, checking, revoking, and what each may do and spend.
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
@@ -58,20 +58,23 @@ test('a key with the defaults, as one JSON object', LIMIT, async () => {
   assert.match(id, /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/);
   assert.ok(Math.abs(Date.parse(createdAt) - Date.now()) < 60_000, createdAt);
   assert.deepEqual(rest, {
-    name: 'n', status: 'active', expiresAt: null, lastUsedAt: null,
+    name: 'n', status: 'active', priority: 1, expiresAt: null, lastUsedAt: null,
     limits: { requestsPerMinute: 10, requestsPerDay: 1000, tokensPerDay: 100_000 },
-    permissions: { models: ['claude-*'], maxTokens: 4096, allowStreaming: true },
+    permissions: { models: ['claude-*'], maxTokens: 4096, allowStreaming: true, allowAgent: false },
   });
 });
 
 test('each flag does what it says', LIMIT, async () => {
   const key = await plainCreate('--name', 'Zoë "x" \\', '--user', 'zoe', '--requests-per-minute',
     '7', '--requests-per-day=unlimited', '--tokens-per-day', '0', '--max-tokens', '99',
-    '--models', 'claude-sonnet-*, claude-haiku-4-5', '--no-streaming', '--expires', '30d');
+    '--models', 'claude-sonnet-*, claude-haiku-4-5', '--no-streaming', '--allow-agent', '--expires',
+    '30d', '--priority', '10');
+  assert.equal(key.priority, 10);
   assert.equal(key.name, 'Zoë "x" \\');
   assert.deepEqual(key.limits, { requestsPerMinute: 7, requestsPerDay: null, tokensPerDay: 0 });
   assert.deepEqual(key.permissions,
-    { models: ['claude-sonnet-*', 'claude-haiku-4-5'], maxTokens: 99, allowStreaming: false });
+    { models: ['claude-sonnet-*', 'claude-haiku-4-5'], maxTokens: 99, allowStreaming: false,
+      allowAgent: true });
   assert.ok(Math.abs(Date.parse(key.expiresAt) - Date.now() - 30 * 86_400_000) < 60_000);
   for (const [text, at] of [['2999-01-31', '2999-01-31T00:00:00.000Z'],
     ['2999-01-31T12:00:00Z', '2999-01-31T12:00:00.000Z']]) {
@@ -110,6 +113,9 @@ test('wrong flags are refused with the reason, and nothing is made', LIMIT, asyn
       /^claudegate: --expires: '2001-01-01' is in the past\n$/],
     [['--name', 'x', '--expires', '2027-02-30'], /^claudegate: --expires: /],
     [['--name', 'x', '--expires', '0d'], /^claudegate: --expires: /],
+    ...['0', '11', '-1', '1.5', '', 'high', '99999999999999999999'].map((priority) => [
+      ['--name', 'x', '--priority', priority], new RegExp(
+        `^claudegate: --priority: must be a whole number from 1 to 10; got '${priority}'\n$`)]),
     [['--name', 'x', '--nonsense'], /unrecognized option '--nonsense'\nUsage: /],
     [['--name', 'x', 'extra'], /^Usage: /],
   ]) {
@@ -127,8 +133,64 @@ test('list names every key and no secret', LIMIT, async () => {
   const { key: secret, ...described } = key;
   assert.deepEqual(JSON.parse(stdout).find((k) => k.id === key.id), described);
   const text = await gw.cli(['key', 'list']);
-  assert.match(text.stdout, new RegExp(`^${key.publicId} +active +last used never +listed$`, 'm'));
+  assert.match(text.stdout, new RegExp(`^${key.publicId} +active +priority 1 +last used never +listed$`, 'm'));
   assert.ok(!stdout.includes(secret.slice(19)) && !text.stdout.includes(secret.slice(19)));
+});
+
+// --- changing --------------------------------------------------------------------------------
+
+test('set changes the priority, by id or public id', LIMIT, async () => {
+  const other = await createKey();
+  for (const [name, priority] of [['id', 3], ['publicId', 10]]) {
+    const key = await createKey();
+    const { code, stdout, stderr } = await gw.cli(['key', 'set', key[name], '--priority', priority]);
+    assert.deepEqual([code, stdout, stderr], [0, `Key ${key[name]} has priority ${priority}.\n`, '']);
+    const keys = await list();
+    const { key: secret, ...described } = key;
+    assert.deepEqual(keys.find((k) => k.id === key.id), { ...described, priority });
+    assert.equal(keys.find((k) => k.id === other.id).priority, 1);
+    const text = (await gw.cli(['key', 'list'])).stdout;
+    assert.match(text, new RegExp(`^${key.publicId} +active +priority ${priority} `, 'm'));
+  }
+  for (const [args, wanted, error] of [
+    [[other.id], 2, /^claudegate: key set: needs --priority\n$/],
+    [[other.id, '--priority', '11'], 2, /^claudegate: --priority: must be .*got '11'\n$/],
+    [['--priority', '5'], 2, /^Usage: /],
+    [[other.id, other.id, '--priority', '5'], 2, /^Usage: /],
+    [['nosuchkey000', '--priority', '5'], 1, /^claudegate: .*no such key/],
+  ]) {
+    const { code, stdout, stderr } = await gw.cli(['key', 'set', ...args]);
+    assert.deepEqual([code, stdout], [wanted, ''], `${args}`);
+    assert.match(stderr, error);
+  }
+  assert.equal((await list()).find((k) => k.id === other.id).priority, 1);
+});
+
+/** N requests of each key at once, one worker: whose the first N answers were. */
+async function race(one, keys, n) {
+  const order = [];
+  const ask = async (key) => {
+    const reply = await one.chat({ message: 'fake:{"start_delay_ms":60}' }, { key: key.key });
+    assert.equal(reply.status, 200, reply.text);
+    order.push(key);
+  };
+  await Promise.all(Array.from({ length: n }, () => keys.map(ask)).flat());
+  return keys.map((key) => order.slice(0, n).filter((k) => k === key).length);
+}
+
+test('a running server notices a new priority within a second', LIMIT, async (t) => {
+  const one = await Gateway.start({
+    test: t, config: { pool: { max_workers: 1, min_spare: 1, isolation: 'shared' } },
+  });
+  const keys = [await one.createKey([]), await one.createKey([])];
+  await race(one, keys, 20); // the queue knows by now how long turns take
+  const [a, b] = await race(one, keys, 20);
+  assert.ok(Math.abs(a - b) <= 4, `equal: ${a} and ${b} of the first 20`);
+  const { code, stderr } = await one.cli(['key', 'set', keys[1].id, '--priority', '10']);
+  assert.equal(code, 0, stderr);
+  await sleep(1500);
+  const [low, high] = await race(one, keys, 20);
+  assert.ok(high >= 15, `one to ten: ${low} and ${high} of the first 20`);
 });
 
 // --- checking --------------------------------------------------------------------------------

@@ -5,12 +5,14 @@
  * fake_control.c  control requests, the MCP handshake
  * fake_turn.c     one query turn: its life, interrupt, errors
  * fake_stream.c   a response made by a step; fake_msg.c gathers the blocks of any response
+ * fake_fault.c    faults that wait for a line
  * fake_tools.c    tools/call and what becomes of the answers
  * fake_upstream.c FAKE_UPSTREAM=1: the turn is really asked for over HTTP; fake_sse.c
  * fake_history.c  the conversation and the upstream request made of it
+ * fake_resume.c   --resume: the conversation read from a transcript
  * fake_script.c   steps: what a turn is told to do
  * fake_out.c      stdout lines; fake_result.c result lines and totals; fake_log.c FAKE_LOG and
- *                 FAKE_COUNT
+ *                 FAKE_COUNT; fake_ledger.c FAKE_TURNS
  *
  * The key order and the order of lines are the real program's (version 2.1.197), as recorded. */
 #ifndef FAKE_H
@@ -32,6 +34,7 @@
 #define FAKE_BACKLOG   (256u << 10)         /* generated ahead of the reader */
 #define FAKE_MAX_BYTES (1024u << 20)
 #define FAKE_MAX_CALLS 128
+#define FAKE_MEMORY    "FAKE_MEMORY" /* variable of its own environment: what it was told to keep */
 
 enum block_kind { B_TEXT, B_THINKING, B_TOOL, B_OTHER };
 
@@ -127,7 +130,7 @@ struct fake {
     size_t out_sent;
     bool out_broken;
     int64_t out_wake; /* split: not before */
-    int64_t split_bytes, split_pause_us;
+    int64_t split_bytes, split_at, split_pause_us;
     bool reorder;
     struct buf tmp;
     struct buf init_head; /* cached init line up to its uuid */
@@ -169,7 +172,9 @@ struct fake {
     size_t script_at;
     char *lose_control; /* subtype whose next reply is dropped, "*" = any */
     bool drop_reply;    /* the reply to the request being handled is dropped */
-    bool ignore_sigterm;
+    bool ignore_sigterm, no_injection, no_boundary;
+    json_t *later_src; /* owns what later borrows; NULL = not armed */
+    struct later later;
     int64_t hung_until; /* end of life of a hung process */
     int log_fd;
     bool use_upstream;
@@ -178,6 +183,8 @@ struct fake {
 /* fake_claude.c */
 noreturn void fake_exit(struct fake *f, int code); /* writes what is buffered first */
 noreturn void fake_die(struct fake *f, const char *fmt, ...) PRINTF_LIKE(2, 3); /* stderr, 1 */
+noreturn void fake_leave(struct fake *f, int64_t sig, int64_t code); /* as a crash would */
+void fake_nap(struct fake *f, int64_t ms);              /* only a signal gets through */
 const char *fake_env(struct fake *f, const char *name); /* live value, NULL = unset or "" */
 
 #include "fake_parts.h"

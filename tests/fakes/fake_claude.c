@@ -7,12 +7,18 @@
  *
  * Environment, read at start:
  *   FAKE_SCRIPT          file with an array of steps
- *   FAKE_LOG, FAKE_COUNT see fake_log.c
+ *   FAKE_LOG, FAKE_COUNT see fake_log.c; FAKE_TURNS see fake_ledger.c
  *   FAKE_UPSTREAM=1      turns go to ANTHROPIC_UNIX_SOCKET / ANTHROPIC_BASE_URL (fake_upstream.c)
  *   FAKE_SLOW_START_MS   stdin is not read before
  *   FAKE_EXIT_AT_START   exit code to leave with at once
+ *   FAKE_LATER           a step's `later`, from the start on
  *   FAKE_STDERR          text written to stderr at start
  *   FAKE_MCP_TWICE=1     two MCP client instances per server, as sometimes seen
+ *   FAKE_NO_INJECTION=1  history lines are acknowledged and forgotten
+ *   FAKE_NO_BOUNDARY=1   boundary lines are ignored
+ *
+ * FAKE_UPSTREAM=1 is needed where somebody looks at the requests (relay_begin_trial()). --resume
+ * reads HOME as the real program does (fake_resume.c).
  *
  * One loop round: wait, read stdin, act, write once. In the default mode a turn is made in the
  * round that read its line. */
@@ -127,6 +133,15 @@ static void on_signal(int sig)
     (void)n;
 }
 
+void fake_nap(struct fake *f, int64_t ms)
+{
+    idle = 1;
+    for (int64_t until = clock_mono_ms() + ms; clock_mono_ms() < until;)
+        usleep(1000);
+    idle = 0;
+    f->now = clock_mono_us();
+}
+
 static void catch_signals(void)
 {
     static const int caught[] = {SIGTERM, SIGHUP, SIGINT};
@@ -170,17 +185,35 @@ static void init_state(struct fake *f)
     f->init_stale = true;
     f->no_prefix = no_prefix && no_prefix[0];
     f->mcp_twice = env_number("FAKE_MCP_TWICE", 0) != 0;
+    f->no_injection = env_number("FAKE_NO_INJECTION", 0) != 0;
+    f->no_boundary = env_number("FAKE_NO_BOUNDARY", 0) != 0;
     f->use_upstream = env_number("FAKE_UPSTREAM", 0) != 0;
     f->read_after = f->now + (int64_t)env_number("FAKE_SLOW_START_MS", 0) * 1000;
     if (!getcwd(f->cwd, sizeof(f->cwd)))
         f->cwd[0] = '\0';
 }
 
+static void later_from_env(struct fake *f, const char *text)
+{
+    struct later later;
+    struct err err = {0};
+    json_t *src = json_parse(str_c(text), &err);
+    if (!src || later_read(src, &later, &err) != 0) {
+        fprintf(stderr, "fake-claude: FAKE_LATER: %s\n", err.msg);
+        exit(2);
+    }
+    fault_arm(f, src);
+    json_decref(src);
+}
+
 static void faults_at_start(struct fake *f)
 {
-    const char *text = getenv("FAKE_STDERR"), *path = getenv("FAKE_SCRIPT");
+    const char *text = getenv("FAKE_STDERR"), *path = getenv("FAKE_SCRIPT"),
+               *later = getenv("FAKE_LATER");
     if (text && write(STDERR_FILENO, text, strlen(text)) < 0)
         exit(1);
+    if (later && later[0])
+        later_from_env(f, later);
     if (getenv("FAKE_EXIT_AT_START"))
         exit((int)env_number("FAKE_EXIT_AT_START", 1));
     if (!path || !path[0])
@@ -369,6 +402,8 @@ int main(int argc, char **argv)
     read_arguments(&fake, argc, argv);
     catch_signals();
     open_files(&fake);
+    if (option(argc, argv, "--resume"))
+        resume_load(&fake, option(argc, argv, "--resume"));
     if (fake.use_upstream)
         upstream_preheat(&fake);
     run(&fake);

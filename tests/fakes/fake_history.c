@@ -134,6 +134,7 @@ static void newline_after_last(json_t *blocks)
 
 struct building {
     json_t *messages;
+    json_t *answered; /* ids of the calls whose result was seen: a second one is left out */
     json_t *ids; /* of each message: its id, null, or true for a user message that is one note */
     bool last_was_note;
 };
@@ -142,6 +143,21 @@ static void add_message(struct building *b, const char *role, json_t *blocks, js
 {
     json_array_append_new(b->messages, json_pack("{s:s,s:O}", "role", role, "content", blocks));
     json_array_append_new(b->ids, id);
+}
+
+static void drop_second_results(struct building *b, json_t *blocks)
+{
+    for (size_t i = 0; i < json_array_size(blocks);) {
+        const char *id =
+            json_string_value(json_object_get(json_array_get(blocks, i), "tool_use_id"));
+        if (id && json_object_get(b->answered, id)) {
+            json_array_remove(blocks, i);
+            continue;
+        }
+        if (id)
+            json_object_set_new(b->answered, id, json_true());
+        i++;
+    }
 }
 
 static bool is_user(const json_t *message)
@@ -245,22 +261,25 @@ static void notes_as_strings(const struct building *b)
 
 json_t *hist_messages(struct fake *f, bool for_upstream)
 {
-    struct building b = {.messages = json_array(), .ids = json_array()};
+    struct building b = {.messages = json_array(), .answered = json_object(), .ids = json_array()};
     if (for_upstream)
         build_reminder(&b);
     for (struct node *n = f->history.head.next; n != &f->history.head; n = n->next) {
         const struct hist *h = container_of(n, struct hist, node);
         json_t *blocks = entry_blocks(h);
-        if (h->user)
+        if (h->user) {
+            drop_second_results(&b, blocks);
             build_user(&b, h->note, blocks);
-        else
+        } else {
             build_assistant(&b, h, blocks);
+        }
         json_decref(blocks);
     }
     if (for_upstream) {
         mark_last(b.messages);
         notes_as_strings(&b);
     }
+    json_decref(b.answered);
     json_decref(b.ids);
     return b.messages;
 }

@@ -260,7 +260,8 @@ bool queue_run(struct fake *f)
         run_query(f, c, merge);
         break;
     case CMD_ACK:
-        add_to_history(f, c->content);
+        if (!f->no_injection)
+            add_to_history(f, c->content);
         out_init(f);
         result_local(f, STR(""));
         break;
@@ -317,7 +318,7 @@ static void line_assistant(struct fake *f, const json_t *line)
 {
     const json_t *message = json_object_get(line, "message");
     json_t *content = json_object_get(message, "content");
-    if (json_is_array(content) || json_is_string(content))
+    if ((json_is_array(content) || json_is_string(content)) && !f->no_injection)
         hist_assistant(f, json_string_value(json_object_get(message, "id")), content);
 }
 
@@ -342,6 +343,8 @@ static void line_bash(struct fake *f, const json_t *line)
 static void dispatch(struct fake *f, json_t *line, struct str text)
 {
     struct str type = json_get_str(line, "type");
+    if (fault_strikes(f, line))
+        return;
     if (str_eq_c(type, "user"))
         line_user(f, line, text);
     else if (str_eq_c(type, "control_request")) {
@@ -354,7 +357,7 @@ static void dispatch(struct fake *f, json_t *line, struct str text)
     else if (str_eq_c(type, "assistant"))
         line_assistant(f, line);
     else if (str_eq_c(type, "system")) {
-        if (str_eq_c(json_get_str(line, "subtype"), "compact_boundary"))
+        if (str_eq_c(json_get_str(line, "subtype"), "compact_boundary") && !f->no_boundary)
             hist_clear(f);
     } else if (str_eq_c(type, "update_environment_variables"))
         control_environment(f, line);

@@ -407,7 +407,7 @@ static void drop_sent(struct fake *f)
         buf_clear(&f->out);
         f->out_sent = 0;
         if (f->turn.phase == PH_IDLE)
-            f->split_bytes = 0;
+            f->split_bytes = f->split_at = 0;
     } else if (f->out_sent > (1u << 20)) {
         buf_consume(&f->out, f->out_sent);
         f->out_sent = 0;
@@ -419,9 +419,11 @@ static bool write_some(struct fake *f)
 {
     size_t n = f->out.len - f->out_sent;
     if (f->split_bytes > 0) {
+        size_t piece = (size_t)(f->split_at ? f->split_at : f->split_bytes);
         if (clock_mono_us() < f->out_wake)
             return false;
-        n = n < (size_t)f->split_bytes ? n : (size_t)f->split_bytes;
+        n = n < piece ? n : piece;
+        f->split_at = 0;
         f->out_wake = clock_mono_us() + f->split_pause_us;
     }
     ssize_t w = write(STDOUT_FILENO, f->out.data + f->out_sent, n);

@@ -58,6 +58,9 @@ int count_open(const char *path); /* 0, or an errno */
 void count_add(enum counter c, int64_t n);
 int count_print(const char *path);
 
+/* fake_ledger.c: who was asked what */
+void ledger_turn(struct fake *f, const json_t *live);
+
 /* fake_history.c */
 void hist_clear(struct fake *f);
 void hist_user(struct fake *f, json_t *content);
@@ -70,6 +73,9 @@ json_t *hist_messages(struct fake *f, bool for_upstream); /* with reminder, cach
 void hist_echo(struct fake *f, struct buf *out);
 json_t *request_body(struct fake *f);
 json_t *request_headers(struct fake *f); /* the custom ones */
+
+/* fake_resume.c */
+void resume_load(struct fake *f, const char *id);
 
 /* fake_script.c */
 void script_open(struct fake *f, const char *path);
@@ -115,6 +121,11 @@ const char *error_kind(int status);
 void turn_retry_line(struct fake *f, int max, double delay_ms, int status);
 void turn_stream_cut(struct fake *f); /* the upstream connection broke */
 void turn_message_done(struct fake *f);
+
+/* fake_fault.c */
+MUST_USE int later_read(const json_t *src, struct later *ret, struct err *err);
+void fault_arm(struct fake *f, json_t *src);
+bool fault_strikes(struct fake *f, const json_t *line); /* true = the line is not read any more */
 
 /* fake_stream.c: a response made by a step */
 void stream_stage(struct fake *f); /* the next stage of the turn */

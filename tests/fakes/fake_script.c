@@ -31,18 +31,25 @@
  *   unknown_event_at        a line of an unknown type at a point
  *   huge                    a text of that many bytes in one delta
  *   flood                   that many deltas as fast as they are read
- *   split                   {bytes, pause_us}: stdout in pieces of that size
+ *   split                   {bytes, at, pause_us}: stdout in pieces of that size (default: all),
+ *                           the first one of `at` bytes
  *   hang_after_result       after the result the process ignores everything but signals
  *   no_result               everything but the result; the turn never ends
+ *   later                   {at, do, ms, code, signal}: when the next line of that kind comes in:
+ *                           "exit" (code, signal), "hang" for ever, "delay" for ms,
+ *                           "mute" (its reply gets lost). at: initialize
+ *                           set_max_thinking_tokens set_model interrupt apply_flag_settings
+ *                           boundary assistant history question clear
  *   lose_control            the next control request of that subtype ("*" any) gets no reply
  *   grandchild_ms, grandchild_escapes   a child keeps stdout and stderr open that long after this
  *                           process is gone; escapes: in a session of its own
- *   stderr                  text written there
+ *   stderr, stderr_flood    text written there; that many bytes of complaints
  *   echo_history            the text is a JSON array [{role, text}] of the visible conversation
- *   key_order               "reversed": all lines of the turn have the keys the other way round
- *   once                    a path: the step works only if this file could be created, else its
- *                           `then` or the default is used (fail once, then work)
- *   keep                    FAKE_SCRIPT: the step is not used up */
+ *   remember, recall        a text the process keeps in its memory and environment for as long as
+ * it lives; the text is {"memory":"all it keeps","history":as above} key_order "reversed": all
+ * lines of the turn have the keys the other way round once                    a path: the step
+ * works only if this file could be created, else its `then` or the default is used (fail once, then
+ * work) keep                    FAKE_SCRIPT: the step is not used up */
 #include "fake.h"
 
 #include <fcntl.h>
@@ -109,6 +116,7 @@ static const struct json_field step_fields[] = {
     ROWI("signal", s.signal),
     ROWI("huge", s.huge),
     ROWI("flood", s.flood),
+    ROWI("stderr_flood", s.stderr_flood),
     ROWI("grandchild_ms", s.grandchild_ms),
     ROWB("stall", s.stall),
     ROWB("cut", s.cut),
@@ -119,11 +127,14 @@ static const struct json_field step_fields[] = {
     ROWB("hang_after_result", s.hang_after_result),
     ROWB("no_result", s.no_result),
     ROWB("echo_history", s.echo_history),
+    ROWB("recall", s.recall),
+    ROWS("remember", s.remember),
     ROWB("grandchild_escapes", s.grandchild_escapes),
     ROWB("keep", s.keep),
     ROWJ("tools", JF_ARRAY, s.tools),
     ROWJ("error", JF_OBJECT, s.error),
     ROWJ("then", JF_OBJECT, s.then),
+    ROWJ("later", JF_OBJECT, s.later),
     ROWJ("usage", JF_OBJECT, usage),
     ROWJ("split", JF_OBJECT, split),
 };
@@ -144,6 +155,7 @@ static const struct json_field usage_fields[] = {
     }
 static const struct json_field split_fields[] = {
     SROW("bytes", split_bytes),
+    SROW("at", split_at),
     SROW("pause_us", split_pause_us),
 };
 
@@ -196,6 +208,22 @@ static struct step default_step(void)
                          .usage = {.input = 10, .output = 5}};
 }
 
+static int read_parts(struct raw_step *raw, struct err *err)
+{
+    struct step *s = &raw->s;
+    if (read_points(raw, s, err) != 0)
+        return -1;
+    if (raw->usage &&
+        json_read_fields(raw->usage, usage_fields, ARRAY_SIZE(usage_fields), &s->usage, err) != 0)
+        return -1;
+    if (raw->split &&
+        json_read_fields(raw->split, split_fields, ARRAY_SIZE(split_fields), s, err) != 0)
+        return -1;
+    if (s->split_at && !s->split_bytes)
+        s->split_bytes = FAKE_MAX_BYTES;
+    return s->later ? later_read(s->later, &(struct later){0}, err) : 0;
+}
+
 /* Fills a step; *ret_once is borrowed from src. */
 static int step_read(json_t *src, struct step *ret, struct str *ret_once, struct err *err)
 {
@@ -207,13 +235,7 @@ static int step_read(json_t *src, struct step *ret, struct str *ret_once, struct
     raw.s.garbage = STR("this is not JSON");
     if (json_read_fields(src, step_fields, ARRAY_SIZE(step_fields), &raw, err) != 0)
         return -1;
-    if (read_points(&raw, &raw.s, err) != 0)
-        return -1;
-    if (raw.usage &&
-        json_read_fields(raw.usage, usage_fields, ARRAY_SIZE(usage_fields), &raw.s.usage, err) != 0)
-        return -1;
-    if (raw.split &&
-        json_read_fields(raw.split, split_fields, ARRAY_SIZE(split_fields), &raw.s, err) != 0)
+    if (read_parts(&raw, err) != 0)
         return -1;
     raw.s.delay_us = raw.delay_ms * 1000;
     raw.s.start_delay_us = raw.start_delay_ms * 1000;

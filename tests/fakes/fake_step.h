@@ -17,6 +17,12 @@ enum point {
     P_AFTER_RESULT
 };
 
+/* A fault that waits for a line; see fake_fault.c. Strings are borrowed. */
+struct later {
+    struct str at, action;
+    int64_t ms, code, signal;
+};
+
 struct usage {
     int64_t input, output, cache_write, cache_read;
 };
@@ -25,13 +31,14 @@ struct usage {
 struct step {
     json_t *src; /* owned reference; NULL = the default reply */
     struct str text, thinking, stop_reason, stop_sequence, stderr_text, lose_control, garbage;
-    json_t *tools, *error, *then;
+    struct str remember;
+    json_t *tools, *error, *then, *later;
     struct usage usage;
     int64_t chunk, delay_us, start_delay_us, stall_after, cut_after, exit_after, exit_code, signal;
-    int64_t huge, flood, split_bytes, split_pause_us, grandchild_ms;
+    int64_t huge, flood, stderr_flood, split_bytes, split_at, split_pause_us, grandchild_ms;
     enum point exit_at, garbage_at, unknown_at;
     bool has_text, stall, cut, cut_after_block, ignore_interrupt, ignore_sigterm, exit_partial;
-    bool hang_after_result, no_result, echo_history, reorder, grandchild_escapes, keep;
+    bool hang_after_result, no_result, echo_history, recall, reorder, grandchild_escapes, keep;
 };
 
 #endif

@@ -115,12 +115,24 @@ static void open_block(struct fake *f, enum block_kind kind, const json_t *tool,
 }
 
 /* The text of the answer: given, or made now. */
+static void recall(struct fake *f, struct buf *out)
+{
+    const char *kept = getenv(FAKE_MEMORY);
+    buf_adds(out, "{\"memory\":");
+    buf_json_str(out, str_c(kept ? kept : ""));
+    buf_adds(out, ",\"history\":");
+    hist_echo(f, out);
+    buf_addc(out, '}');
+}
+
 static struct str answer_text(struct fake *f)
 {
     struct turn *t = &f->turn;
     const struct step *s = &t->step;
     buf_clear(&t->made);
-    if (s->echo_history)
+    if (s->recall)
+        recall(f, &t->made);
+    else if (s->echo_history)
         hist_echo(f, &t->made);
     else if (s->huge && buf_reserve(&t->made, (size_t)s->huge)) {
         memset(t->made.data, 'x', (size_t)s->huge);
@@ -139,7 +151,7 @@ static void stage_block(struct fake *f)
         if (s->thinking.len)
             open_block(f, B_THINKING, NULL, s->thinking);
     } else if (part == 1) {
-        if (s->text.len || s->huge || s->flood || s->echo_history)
+        if (s->text.len || s->huge || s->flood || s->echo_history || s->recall)
             open_block(f, B_TEXT, NULL, answer_text(f));
     } else if (part - 2 < json_array_size(s->tools)) {
         const json_t *tool = json_array_get(s->tools, part - 2);

@@ -22,23 +22,30 @@
     ". This is a server-side issue, usually temporary \xE2\x80\x94 try again in a moment. If it " \
     "persists, check your inference gateway (relay.invalid)."
 #define MAX_CONTINUES 3
+#define STDERR_PIECE  65536
 
 /* ---- faults ---- */
+
+noreturn void fake_leave(struct fake *f, int64_t sig, int64_t code)
+{
+    f->split_bytes = f->split_at = 0;
+    out_flush(f, true);
+    if (sig) {
+        sigset_t none;
+        sigemptyset(&none);
+        signal((int)sig, SIG_DFL);
+        sigprocmask(SIG_SETMASK, &none, NULL);
+        raise((int)sig);
+    }
+    _exit((int)code);
+}
 
 static noreturn void leave(struct fake *f)
 {
     const struct step *s = &f->turn.step;
     if (s->exit_partial)
         out_adds(f, "{\"type\":\"stream_event\",\"event\":{\"type\":\"content_bl");
-    out_flush(f, true);
-    if (s->signal) {
-        sigset_t none;
-        sigemptyset(&none);
-        signal((int)s->signal, SIG_DFL);
-        sigprocmask(SIG_SETMASK, &none, NULL);
-        raise((int)s->signal);
-    }
-    _exit((int)s->exit_code);
+    fake_leave(f, s->signal, s->exit_code);
 }
 
 static void unknown_line(struct fake *f)
@@ -81,6 +88,27 @@ static noreturn void grandchild(pid_t parent, int64_t ms, bool escapes)
     _exit(0);
 }
 
+/* In large pieces: a test wants many bytes, not many system calls. */
+static void flood_stderr(int64_t bytes)
+{
+    struct buf b;
+    buf_init(&b, 2 * STDERR_PIECE);
+    while (b.len < STDERR_PIECE)
+        buf_adds(&b, "The program complains of something that nobody can do anything about.\n");
+    for (ssize_t n = 1; bytes > 0 && n > 0; bytes -= n)
+        n = write(STDERR_FILENO, b.data, b.len);
+    buf_release(&b);
+}
+
+static void remember(struct str text)
+{
+    const char *before = getenv(FAKE_MEMORY);
+    char *all = x_printf("%s%.*s;", before ? before : "", (int)text.len, text.p);
+    if (setenv(FAKE_MEMORY, all, 1) != 0)
+        abort();
+    free(all);
+}
+
 static void step_effects(struct fake *f)
 {
     const struct step *s = &f->turn.step;
@@ -88,6 +116,7 @@ static void step_effects(struct fake *f)
         return;
     f->reorder = s->reorder;
     f->split_bytes = s->split_bytes;
+    f->split_at = s->split_at;
     f->split_pause_us = s->split_pause_us;
     f->ignore_sigterm = f->ignore_sigterm || s->ignore_sigterm;
     if (s->lose_control.len) {
@@ -96,6 +125,11 @@ static void step_effects(struct fake *f)
     }
     if (s->stderr_text.len && write(STDERR_FILENO, s->stderr_text.p, s->stderr_text.len) < 0)
         return;
+    flood_stderr(s->stderr_flood);
+    if (s->remember.len)
+        remember(s->remember);
+    if (s->later)
+        fault_arm(f, s->later);
     pid_t parent = getpid();
     if (s->grandchild_ms && fork() == 0)
         grandchild(parent, s->grandchild_ms, s->grandchild_escapes);
@@ -129,6 +163,7 @@ void turn_begin(struct fake *f, json_t *live)
     t->started = f->now;
     f->turns++;
     count_add(COUNT_STARTED, 1);
+    ledger_turn(f, live);
     script_first(f, live);
     step_effects(f);
     out_init(f);

@@ -269,6 +269,7 @@ static void check_line(const struct recording *rec, const struct cli_msg *m)
         break;
     case CLI_INIT:
     case CLI_STREAM:
+    case CLI_TOOL_RESULTS:
     case CLI_API_RETRY:
     case CLI_OTHER:
     case CLI_UNKNOWN:
@@ -452,6 +453,37 @@ static void test_decode_kinds(void **state)
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
         check_kind(str_c(rows[i].line), rows[i].kind);
+}
+
+static void test_decode_tool_results(void **state)
+{
+    static const struct {
+        const char *line;
+        size_t blocks; /* 0 = not tools' results */
+    } rows[] = {
+        {"{\"type\":\"user\",\"message\":{\"role\":\"user\",\"content\":[{\"tool_use_id\":\"t1\","
+         "\"type\":\"tool_result\",\"content\":\"hi\"}]},\"parent_tool_use_id\":null}",
+         1},
+        {"{\"type\":\"user\",\"message\":{\"content\":[{\"type\":\"text\",\"text\":\"a\"},"
+         "{\"type\":\"tool_result\",\"tool_use_id\":\"t1\"}]}}",
+         2},
+        {"{\"type\":\"user\",\"message\":{\"content\":[{\"type\":\"tool_result\"}]},"
+         "\"parent_tool_use_id\":\"toolu_1\"}",
+         0}, /* a subagent's */
+        {"{\"type\":\"user\",\"message\":{\"content\":[{\"type\":\"text\",\"text\":\"a\"}]}}", 0},
+        {"{\"type\":\"user\",\"message\":{\"content\":\"tool_result\"}}", 0},
+        {"{\"type\":\"user\",\"message\":{\"content\":{\"type\":\"tool_result\"}}}", 0},
+        {"{\"type\":\"user\",\"message\":null}", 0},
+        {"{\"type\":\"user\"}", 0},
+    };
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        struct cli_msg m;
+        cli_decode(str_c(rows[i].line), &m);
+        assert_int_equal(m.kind, rows[i].blocks ? CLI_TOOL_RESULTS : CLI_OTHER);
+        assert_int_equal(json_array_size(m.results), rows[i].blocks);
+        cli_msg_release(&m);
+    }
 }
 
 static void test_decode_wrong_types_read_as_nothing(void **state)

@@ -35,13 +35,17 @@ static void test_control_requests(void **state)
     struct buf b;
     (void)state;
     buf_init(&b, ROOMY);
-    cli_put_initialize(&b, "r-1");
+    cli_put_initialize(&b, "r-1", "");
     json_t *j = take_line(&b);
     const json_t *r = request_of(j, "r-1");
     assert_true(str_eq_c(json_get_str(r, "subtype"), "initialize"));
     assert_true(json_is_string(json_object_get(r, "systemPrompt")));
     assert_int_equal(json_get_str(r, "systemPrompt").len, 0);
     assert_true(json_get_str(r, "title").len > 0); /* or the program asks the model for one */
+    json_decref(j);
+    cli_put_initialize(&b, "r-1", "in \"/a\\b\"\n");
+    j = take_line(&b);
+    assert_true(str_eq_c(json_get_str(request_of(j, "r-1"), "systemPrompt"), "in \"/a\\b\"\n"));
     json_decref(j);
     cli_put_set_model(&b, "r\"2\n", "claude-\"x\"\n");
     j = take_line(&b);

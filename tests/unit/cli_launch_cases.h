@@ -28,11 +28,11 @@ static const char *const plain_argv[] = {
     "--strict-mcp-config",
     "--setting-sources",
     "",
-    "--tools",
-    "",
     "--no-session-persistence",
     "--permission-mode",
     "dontAsk",
+    "--tools",
+    "",
     "--model",
     "claude-sonnet-4-5",
 };
@@ -75,6 +75,45 @@ static void test_launch_is_exact(void **state)
     unsetenv("NODE_OPTIONS");
 }
 
+/* argv behind "dontAsk", joined by spaces, for this profile and session. */
+static void check_profile(const struct cli_profile *profile, const char *resume, const char *want)
+{
+    struct cli_launch l = plain_launch;
+    struct cli_command cmd;
+    AUTO(buf_release) struct buf got;
+    size_t i = 0;
+    buf_init(&got, 1000);
+    l.profile = profile;
+    l.resume = resume;
+    cli_launch_command(&l, &cmd);
+    for (; strcmp(cmd.argv[i], "dontAsk") != 0; i++)
+        assert_string_equal(cmd.argv[i], plain_argv[i]);
+    while (cmd.argv[++i])
+        buf_printf(&got, " %s", cmd.argv[i][0] ? cmd.argv[i] : "''");
+    assert_string_equal(buf_cstr(&got), want);
+    cli_command_release(&cmd);
+}
+
+static void test_launch_profiles(void **state)
+{
+    const struct cli_profile chat = {.name = "chat", .tools = ""};
+    const struct cli_profile agent = {.name = "agent", .tools = "Bash,Read", .max_turns = 30};
+    const struct cli_profile free_agent = {.name = "agent", .tools = "Bash"};
+    (void)state;
+    check_profile(NULL, NULL, " --tools '' --model claude-sonnet-4-5");
+    check_profile(&chat, NULL, " --tools '' --model claude-sonnet-4-5");
+    check_profile(&free_agent, NULL, " --tools Bash --allowedTools Bash --model claude-sonnet-4-5");
+    check_profile(&agent, NULL,
+                  " --tools Bash,Read --allowedTools Bash,Read --max-turns 30"
+                  " --model claude-sonnet-4-5");
+    check_profile(NULL, "0198c0de-0000-7000-8000-000000000001",
+                  " --tools '' --resume=0198c0de-0000-7000-8000-000000000001"
+                  " --model claude-sonnet-4-5");
+    check_profile(&agent, "0198c0de-0000-7000-8000-000000000001",
+                  " --tools Bash,Read --allowedTools Bash,Read --max-turns 30"
+                  " --resume=0198c0de-0000-7000-8000-000000000001 --model claude-sonnet-4-5");
+}
+
 /* The values of envp that have this name, joined by '|'. */
 static void values_of(const struct cli_command *cmd, const char *name, char out[256])
 {
@@ -84,6 +123,50 @@ static void values_of(const struct cli_command *cmd, const char *name, char out[
         if (strncmp(cmd->envp[i], name, n) == 0 && cmd->envp[i][n] == '=')
             at += (size_t)snprintf(out + at, 256 - at, "%s%s", at ? "|" : "", cmd->envp[i] + n + 1);
     }
+}
+
+/* Only where there are tools, and in nobody else's hand. */
+static void test_launch_tool_env(void **state)
+{
+    const struct cli_profile agent = {.name = "agent", .tools = "Bash", .max_command_ms = 216000};
+    const struct cli_profile hasty = {.name = "agent", .tools = "Bash", .max_command_ms = 5000};
+    static const struct {
+        const char *name, *agent, *hasty;
+    } rows[] = {{"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS", "1", "1"},
+                {"BASH_MAX_TIMEOUT_MS", "216000", "5000"},
+                {"BASH_DEFAULT_TIMEOUT_MS", "120000", "5000"}};
+    (void)state;
+    setenv("BASH_MAX_TIMEOUT_MS", "1", 1);
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        struct cli_launch l = plain_launch;
+        struct cli_command cmd;
+        char got[256];
+        l.pass_env = "BASH_MAX_TIMEOUT_MS";
+        l.profile = &agent;
+        cli_launch_command(&l, &cmd);
+        values_of(&cmd, rows[i].name, got);
+        assert_string_equal(got, rows[i].agent);
+        cli_command_release(&cmd);
+        l.profile = &hasty;
+        cli_launch_command(&l, &cmd);
+        values_of(&cmd, rows[i].name, got);
+        assert_string_equal(got, rows[i].hasty);
+        cli_command_release(&cmd);
+    }
+    unsetenv("BASH_MAX_TIMEOUT_MS");
+}
+
+static void test_tool_names(void **state)
+{
+    static const char *const good[] = {"", "Bash", "Bash,Read,Write,Edit,Glob,Grep", "a,B"};
+    static const char *const bad[] = {
+        ",",      "Bash,",   ",Bash",   "Bash,,Read", "Bash, Read", "Bash Read", "Bash(rm:*)",
+        "mcp__x", "--model", "Bash,-p", "T1",         "B\xC3\xA9",  "*",         "Bash\n"};
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(good); i++)
+        assert_true(cli_tools_ok(good[i]));
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+        assert_false(cli_tools_ok(bad[i]));
 }
 
 static void check_passed(const char *list, const char *name, const char *values)
@@ -149,14 +232,18 @@ static void test_pass_env_many(void **state)
         unsetenv(name);
     }
     cli_command_release(&cmd);
-    for (int i = 0; i < 1000; i++) { /* far too many: bounded */
+    for (int i = 0; i < 1000; i++) { /* far too many: bounded, in the longest command as well */
         snprintf(name, sizeof(name), "CG_MORE_%d", i);
         setenv(name, "v", 1);
         buf_printf(&list, ",%s", name);
     }
     assert_true(buf_ok(&list) || list.len > 9000);
     l.pass_env = buf_cstr(&list);
+    l.profile = &(struct cli_profile){.name = "agent", .tools = "Bash", .max_turns = 1};
+    l.resume = "0198c0de-0000-7000-8000-000000000001";
     cli_launch_command(&l, &cmd);
+    values_of(&cmd, "CG_MORE_27", got);
+    assert_string_equal(got, "v"); /* 70 names are promised */
     cli_command_release(&cmd);
     for (int i = 0; i < 1000; i++) {
         snprintf(name, sizeof(name), "CG_MORE_%d", i);

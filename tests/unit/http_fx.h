@@ -18,6 +18,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -35,6 +36,7 @@ struct fx {
     struct http_req *held; /* of POST /hold and the like: answered by the test */
     int gone, freed, drained;
     bool authorise_later;
+    char dir[32], path[64]; /* of a unix socket */
 };
 
 /* One HTTP reply, cut out of what arrived. */
@@ -72,18 +74,43 @@ static void pump_ms(struct fx *fx, int64_t ms)
         pump(fx);
 }
 
+/* A connected socket, or -1. Whatever the length of a socket's path. */
+static int dial_unix(const char *path)
+{
+    struct sockaddr_un to = {.sun_family = AF_UNIX};
+    char *dir = x_strndup(path, (size_t)(strrchr(path, '/') - path));
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int at = open(dir, O_PATH | O_CLOEXEC);
+    snprintf(to.sun_path, sizeof(to.sun_path), "/proc/self/fd/%d/%s", at, strrchr(path, '/') + 1);
+    int rc = connect(fd, (struct sockaddr *)&to, sizeof(to));
+    close(at);
+    free(dir);
+    if (rc != 0)
+        close(fd);
+    return rc == 0 ? fd : -1;
+}
+
+static int dial_tcp(const char *address)
+{
+    uint64_t port;
+    assert_true(str_to_u64(str_c(strrchr(address, ':') + 1), &port));
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int small = 16384; /* so that a client that does not read is noticed soon */
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
+    assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof(to)), 0);
+    return fd;
+}
+
 static struct client *dial(struct fx *fx)
 {
     struct client *c = x_calloc(1, sizeof(*c));
-    uint64_t port;
-    assert_true(str_to_u64(str_c(strrchr(http_server_address(fx->server), ':') + 1), &port));
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    *c = (struct client){.fx = fx, .fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+    const char *address = http_server_address(fx->server);
+    bool is_unix = strncmp(address, "unix:", 5) == 0;
+    *c = (struct client){.fx = fx, .fd = is_unix ? dial_unix(address + 5) : dial_tcp(address)};
+    assert_true(c->fd >= 0);
     buf_init(&c->in, (size_t)8 << 20);
-    int small = 16384; /* so that a client that does not read is noticed soon */
-    setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small));
-    assert_int_equal(connect(c->fd, (struct sockaddr *)&to, sizeof(to)), 0);
     fcntl(c->fd, F_SETFL, O_NONBLOCK);
     int one = 1;
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));

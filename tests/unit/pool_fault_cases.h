@@ -54,7 +54,7 @@ static void test_cancel_while_preparing(void **state)
     for (int i = 0; i < 400; i++)
         history_add(history, i % 2 ? "assistant" : "user", "part of a history");
     struct turn_request req = {
-        .class_id = "A", .model = "claude-opus-4-8", .request_id = "r", .history = history};
+        .key_id = "A", .model = "claude-opus-4-8", .request_id = "r", .history = history};
     req.content = text_content("never asked");
     ask_request(&p, &req, &err);
     assert_true(run_until(is_busy, NULL, 10000));
@@ -232,7 +232,7 @@ static void test_hang_after_result_is_replaced(void **state)
     history_add(history, "assistant", "a");
     struct err err;
     struct turn_request req = {
-        .class_id = "A", .model = MODEL, .request_id = "r", .history = history};
+        .key_id = "A", .model = MODEL, .request_id = "r", .history = history};
     req.content = text_content("x");
     ask_request(&p, &req, &err);
     wait_done(&p);
@@ -482,7 +482,7 @@ static void test_stop_with_everything_in_flight(void **state)
     for (int i = 0; i < 2000; i++)
         history_add(history, i % 2 ? "assistant" : "user", "history");
     struct turn_request req = {
-        .class_id = "C", .model = MODEL, .request_id = "r", .history = history};
+        .key_id = "C", .model = MODEL, .request_id = "r", .history = history};
     req.content = text_content("x");
     ask_request(&preparing, &req, &err);
     for (int i = 0; i < 3; i++)
@@ -513,7 +513,7 @@ static void test_nothing_is_taken_after_stop(void **state)
     open_pool();
     wait_spare(1);
     pool_stop(rig.pool, on_stopped, NULL);
-    struct turn_request req = {.class_id = "A", .model = MODEL, .request_id = "r"};
+    struct turn_request req = {.key_id = "A", .model = MODEL, .request_id = "r"};
     req.content = text_content("x");
     ask_request(&p, &req, &err);
     json_decref(req.content);

@@ -33,6 +33,7 @@ struct rig {
     struct upstream *up;
     struct pool *pool;
     struct pool_opts opts;
+    struct sandbox *box;
     char dir[64], run_dir[80], log[80], bin[512];
     bool inside; /* a pool call is on the stack */
     bool stopped;
@@ -124,7 +125,7 @@ static void ask_request(struct probe *p, const struct turn_request *req, struct 
 static void ask_as(struct probe *p, const char *class_id, const char *text)
 {
     struct err err;
-    struct turn_request req = {.class_id = class_id, .model = MODEL, .request_id = "req_test"};
+    struct turn_request req = {.key_id = class_id, .model = MODEL, .request_id = "req_test"};
     req.content = text_content(text);
     ask_request(p, &req, &err);
     json_decref(req.content);
@@ -344,7 +345,8 @@ static int rig_set_up(void **state)
     rig.opts = (struct pool_opts){.claude_bin = rig.bin,
                                   .model = MODEL,
                                   .pass_env = "FAKE_LOG,FAKE_SCRIPT,FAKE_SLOW_START_MS,"
-                                              "FAKE_EXIT_AT_START,FAKE_STDERR",
+                                              "FAKE_EXIT_AT_START,FAKE_STDERR,FAKE_UPSTREAM,"
+                                              "FAKE_NO_INJECTION,FAKE_NO_BOUNDARY",
                                   .run_dir = rig.run_dir,
                                   .max_workers = 4,
                                   .min_spare = 1,
@@ -358,6 +360,7 @@ static int rig_set_up(void **state)
                                   .silence_timeout_ms = 10000,
                                   .turn_timeout_ms = 30000,
                                   .interrupt_timeout_ms = 2000,
+                                  .history = HISTORY_INJECT,
                                   .queue_max = 100,
                                   .queue_timeout_ms = 30000};
     return 0;
@@ -374,6 +377,12 @@ static void open_pool(void)
     rig.up = upstream_new(rig.loop, &uo, &err);
     assert_non_null(rig.up);
     rig.opts.upstream = rig.up;
+    struct sandbox_opts so = {.mode = SANDBOX_OFF, .uids = "", .program = rig.bin};
+    if (!rig.box)
+        rig.box = sandbox_new(&so, &err);
+    if (!rig.box)
+        fail_msg("%s", err.msg);
+    rig.opts.sandbox = rig.box;
     rig.pool = pool_new(rig.loop, &rig.opts, &err);
     if (!rig.pool)
         fail_msg("%s", err.msg);
@@ -423,8 +432,14 @@ static bool directory_is_empty(const char *path)
 
 static int rig_tear_down(void **state)
 {
+    static const char *const variables[] = {"FAKE_UPSTREAM", "FAKE_NO_INJECTION",
+                                            "FAKE_NO_BOUNDARY", "FAKE_SLOW_START_MS",
+                                            "FAKE_EXIT_AT_START"};
     (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(variables); i++)
+        unsetenv(variables[i]);
     close_pool();
+    sandbox_free(TAKE_PTR(rig.box));
     event_free(rig.tick);
     loop_free(rig.loop);
     metrics_reset();

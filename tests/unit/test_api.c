@@ -73,6 +73,23 @@ static void test_every_field(void **state)
     chat_request_free(r);
 }
 
+static void test_profile(void **state)
+{
+    static const struct {
+        const char *body;
+        enum chat_profile profile;
+    } rows[] = {{"{\"message\":\"x\"}", PROFILE_ANY},
+                {"{\"message\":\"x\",\"profile\":null}", PROFILE_ANY},
+                {"{\"message\":\"x\",\"profile\":\"chat\"}", PROFILE_CHAT},
+                {"{\"message\":\"x\",\"profile\":\"agent\"}", PROFILE_AGENT}};
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        struct chat_request *r = parse_good(rows[i].body);
+        assert_int_equal(r->profile, rows[i].profile);
+        chat_request_free(r);
+    }
+}
+
 static void test_null_is_not_given(void **state)
 {
     (void)state;
@@ -196,6 +213,11 @@ static void test_bad_fields(void **state)
         {"{\"message\":\"\"}", "message", "message: must not be empty"},
         {"{\"message\":\" \\n\\t\\r\"}", "message", "message: must not be only white space"},
         {"{\"message\":\"x\",\"prompt\":\"y\"}", "prompt", "prompt: unknown field"},
+        {"{\"message\":\"x\",\"profile\":\"\"}", "profile",
+         "profile: must be \"chat\" or \"agent\""},
+        {"{\"message\":\"x\",\"profile\":\"Agent\"}", "profile",
+         "profile: must be \"chat\" or \"agent\""},
+        {"{\"message\":\"x\",\"profile\":true}", "profile", "profile: must be a string"},
         {"{\"message\":\"x\",\"Model\":\"y\"}", "Model", "Model: unknown field"},
         {"{\"message\":\"x\",\"max_tokens\":5}", "max_tokens", "max_tokens: unknown field"},
         {"{\"message\":\"x\",\"model\":1}", "model", "model: must be a string"},
@@ -421,6 +443,7 @@ int main(void)
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_smallest_body),
         cmocka_unit_test(test_every_field),
+        cmocka_unit_test(test_profile),
         cmocka_unit_test(test_null_is_not_given),
         cmocka_unit_test(test_edges_that_are_allowed),
         cmocka_unit_test(test_text_is_not_touched),

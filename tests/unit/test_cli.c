@@ -1,6 +1,6 @@
 /* test_cli.c - the stream-json protocol of the claude program: lines out, lines in, messages, and
- * how the program is started. The recordings in data/cli were made with version 2.1.197, their
- * long lists shortened. The cases are in cli_*_cases.h. */
+ * how the program is started, tried out and given a history. The recordings in data/cli were made
+ * with version 2.1.197, their long lists shortened. The cases are in cli_*_cases.h. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,8 +11,11 @@
 #include "cli_encode_cases.h"
 #include "cli_launch_cases.h"
 #include "cli_message_cases.h"
+#include "cli_probe_cases.h"
+#include "cli_transcript_cases.h"
 
 #define PROGRAM_TEST(f) cmocka_unit_test_setup_teardown(f, program_set_up, program_tear_down)
+#define FILE_TEST(f)    cmocka_unit_test_setup_teardown(f, transcript_set_up, transcript_tear_down)
 
 int main(void)
 {
@@ -30,6 +33,7 @@ int main(void)
         cmocka_unit_test(test_assembled_blocks_are_the_programs_own),
         cmocka_unit_test(test_decode_garbage),
         cmocka_unit_test(test_decode_kinds),
+        cmocka_unit_test(test_decode_tool_results),
         cmocka_unit_test(test_decode_wrong_types_read_as_nothing),
         cmocka_unit_test(test_decode_survives_lone_surrogates),
         cmocka_unit_test(test_decode_partial_lines),
@@ -44,11 +48,28 @@ int main(void)
         cmocka_unit_test(test_message_limit),
         cmocka_unit_test(test_message_many_small_deltas),
         cmocka_unit_test(test_launch_is_exact),
+        cmocka_unit_test(test_launch_profiles),
+        cmocka_unit_test(test_launch_tool_env),
+        cmocka_unit_test(test_tool_names),
         cmocka_unit_test(test_pass_env),
         cmocka_unit_test(test_pass_env_cannot_replace),
         cmocka_unit_test(test_pass_env_many),
         PROGRAM_TEST(test_find_program),
         PROGRAM_TEST(test_program_version),
+        cmocka_unit_test(test_probe_good),
+        cmocka_unit_test(test_probe_tolerates),
+        cmocka_unit_test(test_probe_no_request),
+        cmocka_unit_test(test_probe_history_missing),
+        cmocka_unit_test(test_probe_order_and_roles),
+        cmocka_unit_test(test_probe_changed_text),
+        cmocka_unit_test(test_probe_not_literal),
+        cmocka_unit_test(test_probe_boundary_leak),
+        cmocka_unit_test(test_probe_history_answered),
+        cmocka_unit_test(test_probe_lines),
+        FILE_TEST(test_transcript_lines),
+        FILE_TEST(test_transcript_ends),
+        FILE_TEST(test_transcript_place),
+        FILE_TEST(test_transcript_refuses),
     };
     id_init();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -164,7 +164,7 @@ static void test_rows(void **state)
         assert_int_equal(setting_find(str_c(s->name)), i);
         for (size_t j = 0; j < i; j++)
             assert_int_not_equal(settings[j].offset, s->offset);
-        if (!setting_is_text(s) && s->kind != SET_BOOL && s->kind != SET_DEMO)
+        if (!setting_is_text(s) && s->kind != SET_BOOL && s->kind != SET_INDEX)
             assert_true(s->min < s->max);
         assert_true(s->kind != SET_CHOICE || s->choices);
     }
@@ -365,9 +365,10 @@ static void test_every_setting_has_a_variable(void **state)
     for (size_t i = 0; i < settings_count; i++) {
         const struct setting *s = &settings[i];
         char name[SETTING_ENV_SIZE];
-        const char *value = s->def[0]                         ? s->def
-                            : strcmp(s->name, "database.url") ? "x"
-                                                              : "sqlite:x"; /* a name too */
+        const char *value = s->def[0]                              ? s->def
+                            : strcmp(s->name, "database.url") == 0 ? "sqlite:x" /* a name too */
+                            : strcmp(s->name, "sandbox.uids") == 0 ? "1-2"
+                                                                   : "x";
         if (strcmp(s->name, "redis.url") == 0)
             continue; /* accepts nothing yet */
         AUTO(free_charp) char *a = x_printf("%s=%s", setting_env_name(s, name), value);
@@ -463,12 +464,14 @@ static void test_secrets_never_shown(void **state)
 
 static void test_listen(void **state)
 {
-    static const char *const good[] = {"127.0.0.1:0", "0.0.0.0:65535", "[::]:80",
-                                       "[::1]:80",    ":3001",         "localhost:1"};
+    static const char *const good[] = {
+        "127.0.0.1:0", "0.0.0.0:65535", "[::]:80", "[::1]:80",
+        ":3001",       "localhost:1",   "unix:/s", "unix:/run/a:b/x.sock"};
     static const char *const bad[] = {
-        "3001",          "127.0.0.1",    "127.0.0.1:",     "127.0.0.1:65536", "::1:80",
-        "[::1]",         "[]:80",        "[127.0.0.1]:80", "256.0.0.1:80",    "example.com:80",
-        "127.0.0.1:80 ", "127.0.0.1:-1", "a:b:c"};
+        "3001",         "127.0.0.1",      "127.0.0.1:",    "127.0.0.1:65536",
+        "::1:80",       "[::1]",          "[]:80",         "[127.0.0.1]:80",
+        "256.0.0.1:80", "example.com:80", "127.0.0.1:80 ", "127.0.0.1:-1",
+        "a:b:c",        "unix:",          "unix:s",        "unix:/run/"};
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
         AUTO(free_charp) char *env = x_printf("CLAUDEGATE_LISTEN=%s", good[i]);
@@ -480,6 +483,8 @@ static void test_listen(void **state)
         assert_int_equal(load(NULL, ENV(env)), -1);
         assert_error("environment: CLAUDEGATE_LISTEN: must be IPv4:port");
     }
+    assert_loads(NULL, ENV("CLAUDEGATE_LISTEN=unix:/s", "PORT=80")); /* it has no port */
+    assert_string_equal(conf->server.listen, "unix:/s");
 }
 
 static void test_base_url(void **state)
@@ -554,6 +559,27 @@ static void test_pass_env(void **state)
     }
 }
 
+static void test_agent_tools(void **state)
+{
+    static const char *const bad[] = {",",       "Bash,",      ",Bash",   "Bash,,Read", "Bash Read",
+                                      "Bash(x)", "Bash, Read", "--model", "mcp__x"};
+    (void)state;
+    assert_loads(NULL, no_env);
+    assert_false(conf->agent.enabled);
+    assert_true(conf->agent.require_sandbox);
+    assert_string_equal(conf->agent.tools, "Bash,Read,Write,Edit,Glob,Grep");
+    assert_int_equal(conf->agent.max_turns, 50);
+    assert_loads("agent:\n  enabled: true\n  tools: Read\n  max_turns: 0\n", no_env);
+    assert_true(conf->agent.enabled);
+    assert_string_equal(conf->agent.tools, "Read");
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+        AUTO(free_charp) char *text = x_printf("agent:\n  tools: '%s'\n", bad[i]);
+        assert_refused(text, "2: agent.tools: must be names of letters, separated by commas");
+    }
+    assert_refused("agent:\n  tools: ''\n", "2: agent.tools: must");
+    assert_refused("agent:\n  max_turns: 1001\n", "2: agent.max_turns: must");
+}
+
 static void test_rules_between_settings(void **state)
 {
     (void)state;
@@ -567,6 +593,8 @@ static void test_rules_between_settings(void **state)
     assert_int_equal(load("upstream:\n  api_key: a\n", ENV("ANTHROPIC_AUTH_TOKEN=b")), -1);
     assert_file_error("2: upstream.api_key: cannot be set together with upstream.auth_token (from "
                       "ANTHROPIC_AUTH_TOKEN)\n");
+    assert_refused("agent:\n  enabled: true\nsandbox:\n  uids: 1-2\n",
+                   "2: agent.enabled: cannot be set together with sandbox.uids (from ");
     /* Broken values are not judged a second time. */
     assert_refused("pool:\n  min_spare: 9\n  max_workers: many\n", "3: pool.max_workers: must be");
 }
@@ -777,6 +805,7 @@ int main(void)
         cmocka_unit_test(test_base_url),
         cmocka_unit_test(test_stores),
         cmocka_unit_test(test_pass_env),
+        cmocka_unit_test(test_agent_tools),
         cmocka_unit_test(test_rules_between_settings),
         cmocka_unit_test(test_not_yaml),
         cmocka_unit_test(test_no_expansion),

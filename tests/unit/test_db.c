@@ -4,6 +4,8 @@
  * fork(). */
 #include "db_fx.h"
 
+#include "db_open_cases.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -504,102 +506,7 @@ static void test_first_start_of_many(void **state)
     for (size_t i = 0; i < ARRAY_SIZE(pids); i++)
         assert_int_equal(end_of(pids[i]), 0);
     open_db(fx);
-    assert_int_equal(run(fx, "SELECT count(*) FROM schema_migrations"), 1);
-}
-
-/* --- opening and migrations --------------------------------------------------------------- */
-
-static mode_t mode_of(const char *path)
-{
-    struct stat st;
-    assert_int_equal(stat(path, &st), 0);
-    return st.st_mode & 0777;
-}
-
-static void test_files_are_private(void **state)
-{
-    struct fx *fx = *state;
-    mode_t old = umask(0);
-    open_db(fx);
-    umask(old);
-    run(fx, CREATE_T);
-    char name[256];
-    snprintf(name, sizeof(name), "%s/sub", fx->dir);
-    assert_int_equal(mode_of(name), 0700);
-    assert_int_equal(mode_of(fx->path), 0600);
-    snprintf(name, sizeof(name), "%s-wal", fx->path);
-    assert_int_equal(mode_of(name), 0600);
-}
-
-static void refuse(struct fx *fx, const char *url, enum err_code code, const char *words)
-{
-    struct err err = {0};
-    assert_null(db_open(fx->loop, url, &err));
-    assert_int_equal(err.code, code);
-    if (!strstr(err.msg, words))
-        fail_msg("'%s' does not say '%s'", err.msg, words);
-}
-
-static void test_bad_places(void **state)
-{
-    struct fx *fx = *state;
-    char url[256];
-    refuse(fx, "postgresql://localhost/x", ERR_CONFIG, "sqlite:PATH");
-    refuse(fx, "sqlite:", ERR_CONFIG, "path of a file");
-    refuse(fx, "sqlite::memory:", ERR_CONFIG, "path of a file");
-    refuse(fx, "sqlite:file:x?mode=memory", ERR_CONFIG, "path of a file");
-    refuse(fx, "sqlite:/dev/null/x.db", ERR_IO, "/dev/null");
-    snprintf(url, sizeof(url), "sqlite:%s", fx->dir);
-    refuse(fx, url, ERR_UNAVAILABLE, fx->dir);
-    open_db(fx);
-    close_db(fx);
-    int fd = open(fx->path, O_WRONLY | O_TRUNC | O_CLOEXEC);
-    assert_int_equal(write(fd, "this is certainly not a database file, by any means", 51), 51);
-    close(fd);
-    refuse(fx, fx->url, ERR_UNAVAILABLE, "not a database");
-}
-
-static void test_newer_schema(void **state)
-{
-    struct fx *fx = *state;
-    open_db(fx);
-    close_db(fx);
-    open_db(fx); /* twice is fine, and applies nothing twice */
-    assert_int_equal(run(fx, "SELECT count(*) FROM schema_migrations"), 1);
-    assert_int_equal(run(fx, "SELECT name = 'init' AND version = 1 AND applied_at > 1600000000000 "
-                             "FROM schema_migrations"),
-                     1);
-    run(fx, "INSERT INTO schema_migrations VALUES (99, 'later', 1, 'x')");
-    close_db(fx);
-    refuse(fx, fx->url, ERR_CONFIG, "schema version 99");
-    sqlite3 *raw = raw_open(fx); /* refused before anything was touched */
-    assert_int_equal(raw_int(raw, "SELECT count(*) FROM schema_migrations"), 2);
-    raw_run(raw, "DELETE FROM schema_migrations WHERE version = 99");
-    sqlite3_close(raw);
-    open_db(fx);
-}
-
-static void test_changed_migration(void **state)
-{
-    struct fx *fx = *state;
-    open_db(fx);
-    run(fx, "UPDATE schema_migrations SET checksum = 'other' WHERE version = 1");
-    close_db(fx);
-    refuse(fx, fx->url, ERR_CONFIG, "0001_init was changed");
-}
-
-static void test_failing_migration_undone(void **state)
-{
-    struct fx *fx = *state;
-    open_db(fx);
-    run(fx, "DELETE FROM schema_migrations"); /* its first statement will now fail */
-    run(fx, "DROP TABLE sessions");
-    close_db(fx);
-    refuse(fx, fx->url, ERR_INTERNAL, "migration 0001_init");
-    sqlite3 *raw = raw_open(fx);
-    assert_int_equal(raw_int(raw, "SELECT count(*) FROM schema_migrations"), 0);
-    assert_int_equal(raw_int(raw, "SELECT count(*) FROM sqlite_schema WHERE name = 'sessions'"), 0);
-    sqlite3_close(raw);
+    assert_int_equal(run(fx, COUNT_APPLIED), (int64_t)db_migrations_sqlite_count);
 }
 
 /* --- checkpoints and speed ---------------------------------------------------------------- */
@@ -775,6 +682,7 @@ int main(int argc, char **argv)
         CLOSED(test_newer_schema),
         CLOSED(test_changed_migration),
         CLOSED(test_failing_migration_undone),
+        CLOSED(test_keys_of_version_1_get_a_priority),
         OPEN(test_wal_is_moved_while_running),
         OPEN(test_wal_has_a_limit),
         OPEN(test_speed),

@@ -4,6 +4,7 @@
 #include "http_app.h"
 #include "http_life.h"
 #include "http_refuse.h"
+#include "http_unix.h"
 
 #include <jansson.h>
 #include <sys/stat.h>
@@ -534,6 +535,16 @@ static void test_metrics(void **state)
 #define LIVE(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
 #define OWN(f)  cmocka_unit_test_setup_teardown(f, set_up_unstarted, tear_down)
 
+/* The same over a unix socket. */
+#define UNIX(f)                                          \
+    {                                                    \
+#f "_unix", f, set_up_unix, tear_down_unix, NULL \
+    }
+#define OWN_UNIX(f)                                                \
+    {                                                              \
+#f "_unix", f, set_up_unix_unstarted, tear_down_unix, NULL \
+    }
+
 /* test_http [pattern]: only the tests whose name matches */
 int main(int argc, char **argv)
 {
@@ -582,6 +593,45 @@ int main(int argc, char **argv)
         OWN(test_listen),
         LIVE(test_access_log),
         LIVE(test_metrics),
+        UNIX(test_refused_live),
+        UNIX(test_good_live),
+        UNIX(test_long_live),
+        UNIX(test_bodies),
+        OWN_UNIX(test_large_body),
+        UNIX(test_connection_reuse),
+        UNIX(test_pipelining),
+        UNIX(test_gone_close),
+        UNIX(test_gone_reset),
+        UNIX(test_gone_promptly),
+        UNIX(test_gone_half_close),
+        UNIX(test_gone_mid_stream),
+        UNIX(test_gone_behind_backlog),
+        UNIX(test_reset_behind_backlog),
+        UNIX(test_backlog_then_reply),
+        UNIX(test_orphan),
+        UNIX(test_half_close_before_reply),
+        UNIX(test_free_with_requests),
+        UNIX(test_stream),
+        UNIX(test_backlog_and_drain),
+        UNIX(test_sse),
+        OWN_UNIX(test_max_connections),
+        UNIX(test_no_descriptors),
+        OWN_UNIX(test_timeouts),
+        OWN_UNIX(test_stalled_reader),
+        UNIX(test_drain),
+        UNIX(test_metrics),
+        OWN_UNIX(test_unix_mode),
+        OWN_UNIX(test_unix_stale),
+        UNIX(test_unix_living),
+        OWN_UNIX(test_unix_living_full),
+        OWN_UNIX(test_unix_not_a_socket),
+        OWN_UNIX(test_unix_bad_paths),
+        OWN_UNIX(test_unix_long_path),
+        UNIX(test_unix_removed),
+        UNIX(test_unix_name_taken_away),
+        OWN_UNIX(test_unix_locked),
+        UNIX(test_unix_and_tcp),
+        OWN_UNIX(test_unix_race),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);

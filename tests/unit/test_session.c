@@ -4,7 +4,11 @@
 #include "core/log.h"
 #include "db_fx.h"
 #include "metrics/metrics.h"
-#include "session/session.h"
+#include "session/workspace.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #define USER_ID  "11111111-1111-4111-8111-111111111111"
 #define KEY_A    "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa"
@@ -573,6 +577,135 @@ static void test_an_unreadable_row_is_an_internal_error(void **state)
     }
 }
 
+/* --- agents ------------------------------------------------------------------------------- */
+
+static json_t *parsed(const char *text)
+{
+    struct err err;
+    json_t *j = json_parse(str_c(text), &err);
+    assert_non_null(j);
+    return j;
+}
+
+static void test_an_agent_session_stays_one(void **state)
+{
+    char id[ID_UUID_SIZE];
+    struct answer a = {.calls = 0};
+    (void)state;
+    AUTO(json_unref_p) json_t *user = text_content("do it");
+    AUTO(json_unref_p)
+    json_t *added = parsed(
+        "[{\"role\":\"assistant\",\"content\":[{\"type\":\"tool_use\",\"id\":\"t\"}]},"
+        "{\"role\":\"user\",\"content\":[{\"type\":\"tool_result\",\"tool_use_id\":\"t\"}]}]");
+    struct session *session = session_create(s.ss, KEY_A);
+    assert_false(session->agent);
+    snprintf(id, sizeof(id), "%s", session->id);
+    struct session_turn turn = {.model = "m",
+                                .conversation_id = "",
+                                .user = user,
+                                .assistant = user, /* not looked at */
+                                .added = added,
+                                .agent = true};
+    session_commit(session, &turn, on_committed, &a);
+    wait_answer(&a);
+    session_release(session);
+    restart();
+    session = open_as(id, KEY_A, ERR_NONE);
+    assert_true(session->agent);
+    assert_int_equal(json_array_size(session->messages), 3);
+    for (size_t i = 0; i < 2; i++)
+        assert_true(json_equal(json_array_get(session->messages, i + 1), json_array_get(added, i)));
+    session_release(session);
+    assert_int_equal(raw_number("SELECT context LIKE '%\"profile\":\"agent\"%' FROM sessions"), 1);
+    make_session(KEY_A, id);
+    assert_int_equal(raw_number("SELECT count(*) FROM sessions WHERE context LIKE '%profile%'"), 1);
+    session = open_as(id, KEY_A, ERR_NONE);
+    assert_false(session->agent);
+    session_release(session);
+}
+
+static void count_removing(void *ctx, const char *id)
+{
+    int *count = ctx;
+    assert_int_equal(strlen(id), 36);
+    ++*count;
+}
+
+static bool exists(const char *dir, const char *name)
+{
+    struct stat st;
+    AUTO(free_charp) char *path = x_printf("%s/%s", dir, name);
+    return lstat(path, &st) == 0;
+}
+
+/* What could keep a directory from being removed: depth, modes, links, names. */
+static void fill(const char *path)
+{
+    static const char *const names[] = {".deep-0", "\n", "-rf", "a"};
+    AUTO(free_charp) char *link = x_printf("%s/link", path);
+    assert_int_equal(symlink("/etc", link), 0);
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        AUTO(free_charp) char *dir = x_printf("%s/%s", path, names[i]);
+        assert_int_equal(mkdir(dir, 0700), 0);
+        AUTO(free_charp) char *file = x_printf("%s/f", dir);
+        assert_int_equal(close(open(file, O_CREAT | O_WRONLY, 0)), 0);
+    }
+    int fd = open(path, O_DIRECTORY | O_RDONLY);
+    for (int i = 0; i < 700; i++) { /* longer than PATH_MAX */
+        assert_int_equal(mkdirat(fd, "deeper", 0700), 0);
+        int next = openat(fd, "deeper", O_DIRECTORY | O_RDONLY);
+        assert_true(next >= 0);
+        assert_int_equal(fchmod(fd, i % 7 ? 0700 : 0), 0);
+        close(fd);
+        fd = next;
+    }
+    close(fd);
+}
+
+static void test_workspaces_go_with_their_sessions(void **state)
+{
+    char kept[ID_UUID_SIZE];
+    struct err err;
+    int removing = 0;
+    char *path;
+    (void)state;
+    AUTO(free_charp) char *dir = x_printf("%s/sub/workspaces", s.fx->dir);
+    struct workspaces *ws =
+        workspaces_new(s.fx->loop, s.fx->db, s.ss, dir, count_removing, &removing);
+    make_session(KEY_A, kept);
+    struct session *busy = session_create(s.ss, KEY_A); /* has no row yet */
+    const char *const ids[] = {kept, busy->id, NO_ID};
+    for (size_t i = 0; i < ARRAY_SIZE(ids); i++) {
+        assert_int_equal(workspace_make(ws, ids[i], &path, &err), 0);
+        assert_true(exists(dir, ids[i]));
+        free(path);
+        assert_int_equal(workspace_make(ws, ids[i], &path, &err), 0); /* each turn does it */
+        if (i == 2)
+            fill(path);
+        free(path);
+    }
+    AUTO(free_charp) char *strange = x_printf("%s/not-ours", dir);
+    assert_int_equal(mkdir(strange, 0700), 0);
+    for (int i = 0; i < 100 && exists(dir, NO_ID); i++)
+        run_loop_for(300);
+    assert_int_equal(removing, 1);
+    assert_false(exists(dir, NO_ID));
+    assert_true(exists(dir, kept) && exists(dir, busy->id) && exists(dir, "not-ours"));
+    assert_true(exists("/etc", "passwd"));
+    char never[ID_UUID_SIZE];
+    snprintf(never, sizeof(never), "%s", busy->id);
+    session_release(busy); /* its turn has failed */
+    workspaces_stop(ws);
+    close_db(s.fx);
+    workspaces_free(ws);
+    const char *const left[] = {kept, never, "not-ours"};
+    for (size_t i = 0; i < ARRAY_SIZE(left); i++) {
+        AUTO(free_charp) char *name = x_printf("%s/%s", dir, left[i]);
+        assert_int_equal(rmdir(name), 0);
+    }
+    assert_int_equal(rmdir(dir), 0);
+}
+
 /* At the end some are in use and some on their way: all is freed, nothing is called. */
 static void test_free_with_sessions_in_use(void **state)
 {
@@ -612,6 +745,8 @@ int main(void)
         SESSION_TEST(test_a_failed_save_is_told_and_the_session_goes_on),
         SESSION_TEST(test_a_failed_load_leaves_nothing_behind),
         SESSION_TEST(test_an_unreadable_row_is_an_internal_error),
+        SESSION_TEST(test_an_agent_session_stays_one),
+        SESSION_TEST(test_workspaces_go_with_their_sessions),
         SESSION_TEST(test_free_with_sessions_in_use),
     };
     struct err err;

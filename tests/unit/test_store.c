@@ -154,6 +154,7 @@ static struct api_key make_key(const char *id, const char *public_id, int64_t cr
         .user_id = USER_ID,
         .name = name_ada,
         .status = active,
+        .priority = 1,
         .created_at = created_at,
         .limits = {10, 1000, -1},
         .permissions = {.models = models, .max_tokens = 4096, .allow_streaming = true},
@@ -233,6 +234,7 @@ static void assert_same_key(const struct api_key *a, const struct api_key *b)
     assert_string_equal(a->user_id, b->user_id);
     assert_string_equal(a->name, b->name);
     assert_string_equal(a->status, b->status);
+    assert_int_equal(a->priority, b->priority);
     assert_int_equal(a->created_at, b->created_at);
     assert_int_equal(a->expires_at, b->expires_at);
     assert_int_equal(a->last_used_at, b->last_used_at);
@@ -241,6 +243,7 @@ static void assert_same_key(const struct api_key *a, const struct api_key *b)
     assert_int_equal(a->limits.tokens_per_day, b->limits.tokens_per_day);
     assert_int_equal(a->permissions.max_tokens, b->permissions.max_tokens);
     assert_int_equal(a->permissions.allow_streaming, b->permissions.allow_streaming);
+    assert_int_equal(a->permissions.allow_agent, b->permissions.allow_agent);
     size_t i = 0;
     for (; a->permissions.models[i]; i++)
         assert_string_equal(a->permissions.models[i], b->permissions.models[i]);
@@ -253,11 +256,13 @@ static void test_key_round_trip(void **state)
     struct got got = {0};
     static char *none[] = {NULL};
     struct api_key key = make_key(NO_ID, "cccccccccccc", 3000);
+    key.priority = KEY_PRIORITY_MAX;
     key.expires_at = 9000;
     key.last_used_at = 3001;
     key.limits = (struct key_limits){-1, INT64_MAX, 0};
     key.permissions.max_tokens = -1;
     key.permissions.allow_streaming = false;
+    key.permissions.allow_agent = true;
     DO(api_key_insert(fx->db, &key, got_key, &got));
     assert_ok(&got);
     assert_same_key(&key, &got.key);
@@ -291,11 +296,11 @@ static void test_key_json(void **state)
                          "SELECT limits = '{\"requestsPerMinute\":10,\"requestsPerDay\":1000,"
                          "\"tokensPerDay\":null}' FROM api_keys WHERE public_id = 'aaaaaaaaaaaa'"),
                      1);
-    assert_int_equal(run(fx,
-                         "SELECT permissions = '{\"models\":[\"claude-*\",\"opus \\\"4\\\" Ü\"],"
-                         "\"maxTokens\":4096,\"allowStreaming\":true}' FROM api_keys "
-                         "WHERE public_id = 'aaaaaaaaaaaa'"),
-                     1);
+    assert_int_equal(
+        run(fx, "SELECT permissions = '{\"models\":[\"claude-*\",\"opus \\\"4\\\" Ü\"],"
+                "\"maxTokens\":4096,\"allowStreaming\":true,\"allowAgent\":false}' FROM api_keys "
+                "WHERE public_id = 'aaaaaaaaaaaa'"),
+        1);
     assert_int_equal(run(fx, "SELECT metadata IS NULL AND expires_at IS NULL AND "
                              "last_used_at IS NULL FROM api_keys"),
                      1);
@@ -311,6 +316,7 @@ static void test_key_unreadable(void **state)
         "limits = json_remove(limits, '$.tokensPerDay')",
         "permissions = json_remove(permissions, '$.maxTokens')",
         "permissions = json_set(permissions, '$.allowStreaming', 1)",
+        "permissions = json_set(permissions, '$.allowAgent', 'yes')",
         "permissions = json_set(permissions, '$.models', 'claude')",
         "permissions = json_set(permissions, '$.models[1]', 3)",
         "permissions = json_set(permissions, '$.models[1]', '')",
@@ -370,6 +376,34 @@ static void test_key_status(void **state)
     assert_int_equal(got.err.code, ERR_INTERNAL);
     DO(api_key_set_status(fx->db, NO_ID, "revoked", got_key, &got));
     assert_int_equal(got.err.code, ERR_NOT_FOUND);
+    forget(&got);
+}
+
+static void test_key_priority(void **state)
+{
+    struct fx *fx = *state;
+    struct got got = {0};
+    struct api_key key = make_key(NO_ID, "cccccccccccc", 1500);
+    key.priority = 0; /* not said */
+    DO(api_key_insert(fx->db, &key, got_key, &got));
+    assert_int_equal(got.key.priority, 1);
+    DO(api_key_set_priority(fx->db, "aaaaaaaaaaaa", 7, got_key, &got));
+    assert_int_equal(got.key.priority, 7);
+    assert_string_equal(got.key.id, KEY_ID);
+    DO(api_key_set_priority(fx->db, KEY2_ID, 10, got_key, &got));
+    assert_string_equal(got.key.public_id, "bbbbbbbbbbbb");
+    DO(api_key_find(fx->db, "bbbbbbbbbbbb", got_key, &got));
+    assert_int_equal(got.key.priority, 10);
+    DO(api_key_find(fx->db, "cccccccccccc", got_key, &got));
+    assert_int_equal(got.key.priority, 1); /* only the one that was meant */
+    DO(api_key_set_priority(fx->db, KEY_ID, 11, got_key, &got));
+    assert_int_equal(got.err.code, ERR_INTERNAL);
+    DO(api_key_set_priority(fx->db, "dddddddddddd", 2, got_key, &got));
+    assert_int_equal(got.err.code, ERR_NOT_FOUND);
+    key = make_key(USER_ID, "eeeeeeeeeeee", 1);
+    key.priority = -1;
+    DO(api_key_insert(fx->db, &key, got_key, &got));
+    assert_int_equal(got.err.code, ERR_INTERNAL);
     forget(&got);
 }
 
@@ -717,6 +751,7 @@ int main(void)
         KEYS(test_key_unreadable),
         KEYS(test_key_list),
         KEYS(test_key_status),
+        KEYS(test_key_priority),
         KEYS(test_key_touch),
         KEYS(test_key_find_is_one_indexed_query),
         cmocka_unit_test(test_key_copy),

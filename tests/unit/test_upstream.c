@@ -4,16 +4,9 @@
 #include "upstream_parts.h"
 #include "upstream_rig.h"
 #include "upstream_tls.h"
+#include "upstream_trial.h"
 
 #include <signal.h>
-
-static struct step chunked(struct buf *b, const char *body)
-{
-    buf_init(b, MB);
-    buf_printf(b, SSE_HEAD "transfer-encoding: chunked\r\n\r\n%zx\r\n%s\r\n0\r\n\r\n", strlen(body),
-               body);
-    return (struct step){.bytes = b->data};
-}
 
 /* --- the good way -------------------------------------------------------------------------- */
 
@@ -162,6 +155,40 @@ static void an_extra_call_is_refused(void **state)
     }
 }
 
+/* A tool loop asks again and again; but what comes later may be a tool that found the socket. */
+static void a_loop_keeps_to_its_model_and_number(void **state)
+{
+    (void)state;
+    static const char *const others[] = {
+        "{\"model\":\"dear\",\"messages\":[]}",
+        "{\"model\":\"m\",\"model\":\"dear\"}",
+        "{\"model\":\"m\",\"mod\\u0065l\":\"dear\"}",
+        "{\"messages\":[]}",
+        "{\"model\":7}",
+    };
+    struct rig rig;
+    AUTO(buf_release) struct buf b, c;
+    struct step steps[] = {chunked(&b, STREAM), chunked(&c, STREAM)};
+    rig_open(&rig, steps, 2);
+    ask_and_wait(&rig);
+    assert_status(&rig, 200);
+    assert_string_equal(rig.turn.model, "m");
+    for (size_t i = 0; i < ARRAY_SIZE(others); i++) {
+        buf_clear(&rig.cli.in);
+        cli_send(&rig.cli, "/v1/messages", "", str_c(others[i]));
+        assert_true(run_until(&rig, cli_has_response, 5000));
+        assert_status(&rig, 400);
+    }
+    assert_int_equal(rig.fake.request_count, 1);
+    rig.turn.max_calls = rig.turn.calls + 1;
+    ask_and_wait(&rig);
+    assert_status(&rig, 200);
+    ask_and_wait(&rig);
+    assert_status(&rig, 400);
+    assert_int_equal(rig.fake.request_count, 2);
+    rig_close(&rig);
+}
+
 static void parameters_and_system_are_written(void **state)
 {
     (void)state;
@@ -169,11 +196,11 @@ static void parameters_and_system_are_written(void **state)
     AUTO(buf_release) struct buf b, c;
     struct step steps[] = {chunked(&b, STREAM), plain(&c, 200, "", "{\"input_tokens\":44}")};
     rig_open(&rig, steps, 2);
-    rig.turn.params = quoted("{'max_tokens':77,'temperature':0.2,'model':null}");
+    rig.turn.params = quoted("{'max_tokens':77,'temperature':0.2,'messages':null}");
     rig.turn.system = quoted("[{'type':'text','text':'be brief'}]");
     ask_and_wait(&rig);
     assert_string_equal(fake_body(&rig, 0),
-                        "{\"messages\":[],\"max_tokens\":77,\"temperature\":0.2,"
+                        "{\"model\":\"m\",\"max_tokens\":77,\"temperature\":0.2,"
                         "\"system\":[{\"type\":\"text\",\"text\":\"be brief\"}]}");
     /* counting takes no sampling parameters, and is not usage */
     buf_clear(&rig.cli.in);
@@ -288,19 +315,6 @@ static void nothing_passes_without_a_turn(void **state)
     assert_true(metric_value("claudegate_relay_refused_total") - before > 1.5);
     assert_int_equal(rig.fake.conn_count, 0);
     rig_close(&rig);
-}
-
-static bool cli_has_status(struct rig *rig)
-{
-    return response_status(&rig->cli.in) != 0;
-}
-
-static void get(struct rig *rig, const char *request)
-{
-    buf_clear(&rig->cli.in);
-    evbuffer_add_printf(bufferevent_get_output(rig->cli.bev), "%s HTTP/1.1\r\nHost: r\r\n\r\n",
-                        request);
-    assert_true(run_until(rig, cli_has_status, 5000));
 }
 
 static void only_messages_are_served(void **state)
@@ -615,6 +629,11 @@ static void no_answer_in_time(void **state)
     rig_close(&rig);
 }
 
+static bool upstream_is_called(struct rig *rig)
+{
+    return rig->fake.conn_count > 0;
+}
+
 /* The deadline for the head counts from the end of the request, not from its start. */
 static void a_slow_upload_is_not_a_late_answer(void **state)
 {
@@ -631,13 +650,12 @@ static void a_slow_upload_is_not_a_late_answer(void **state)
     rig_open_with(&rig, &opts);
     relay_begin_turn(rig.relay, &rig.turn);
     buf_init(&body, 32 * MB);
-    buf_adds(&body, "{\"x\":\"");
+    buf_adds(&body, "{\"model\":\"m\",\"x\":\"");
     for (int i = 0; i < 2000000; i++)
         buf_adds(&body, "0123456789");
     buf_adds(&body, "\"}");
     cli_send(&rig.cli, "/v1/messages", "", buf_str(&body));
-    while (rig.fake.conn_count == 0)
-        run_until(&rig, NULL, 1);
+    assert_true(run_until(&rig, upstream_is_called, 20000));
     bufferevent_disable(rig.fake.conns[0]->bev, EV_READ);
     run_for(&rig, 1200); /* most of the body cannot leave yet */
     bufferevent_enable(rig.fake.conns[0]->bev, EV_READ);
@@ -714,14 +732,20 @@ int main(void)
         cmocka_unit_test(streams_through),
         cmocka_unit_test(bearer_prefix_and_interim_answers),
         cmocka_unit_test(connections_are_reused),
+        cmocka_unit_test(a_broken_connection_is_no_silent_repeat),
         cmocka_unit_test(a_finished_response_is_let_go),
         cmocka_unit_test(an_extra_call_is_refused),
+        cmocka_unit_test(a_loop_keeps_to_its_model_and_number),
         cmocka_unit_test(parameters_and_system_are_written),
         cmocka_unit_test(a_length_stop_is_hidden),
         cmocka_unit_test(bytes_may_come_one_by_one),
         cmocka_unit_test(two_relays_do_not_mix),
         cmocka_unit_test(nothing_passes_without_a_turn),
         cmocka_unit_test(only_messages_are_served),
+        cmocka_unit_test(a_trial_is_answered_here),
+        cmocka_unit_test(a_trial_changes_nothing_else),
+        cmocka_unit_test(a_turn_after_a_trial_is_its_own),
+        cmocka_unit_test(a_trial_may_end_in_mid_call),
         cmocka_unit_test(a_giant_body_is_refused),
         cmocka_unit_test(bad_addresses_are_refused),
         cmocka_unit_test(the_socket_is_private_and_replaces_a_stale_one),

@@ -224,4 +224,29 @@ static void a_giant_event_passes_unseen(void **state)
     rig_close(&rig);
 }
 
+/* A kept connection breaks after the request was written: it may have been heard. Whether it is
+ * sent again is for the retry policy to say, never for the HTTP library. */
+static void a_broken_connection_is_no_silent_repeat(void **state)
+{
+    (void)state;
+    for (int retries = 0; retries <= 1; retries++) {
+        struct rig rig;
+        AUTO(buf_release) struct buf b;
+        struct step one = chunked(&b, STREAM);
+        struct step steps[] = {one, {.reset = true}, one};
+        rig_prepare(&rig, steps, 3);
+        struct upstream_opts opts = quick_opts(rig.fake.url);
+        opts.max_retries = retries;
+        rig_open_with(&rig, &opts);
+        relay_begin_turn(rig.relay, &rig.turn);
+        ask_and_wait(&rig);
+        ask_and_wait(&rig);
+        relay_end_turn(rig.relay);
+        assert_int_equal(rig.fake.request_count, 2 + retries);
+        assert_int_equal(rig.turn.retries, retries);
+        assert_int_equal(rig.turn.failure, retries ? RELAY_OK : RELAY_UNREACHABLE);
+        rig_close(&rig);
+    }
+}
+
 #endif

@@ -507,4 +507,25 @@ static struct step plain(struct buf *b, int status, const char *headers, const c
     return (struct step){.bytes = b->data};
 }
 
+static struct step chunked(struct buf *b, const char *body)
+{
+    buf_init(b, MB);
+    buf_printf(b, SSE_HEAD "transfer-encoding: chunked\r\n\r\n%zx\r\n%s\r\n0\r\n\r\n", strlen(body),
+               body);
+    return (struct step){.bytes = b->data};
+}
+
+static bool cli_has_status(struct rig *rig)
+{
+    return response_status(&rig->cli.in) != 0;
+}
+
+static void get(struct rig *rig, const char *request)
+{
+    buf_clear(&rig->cli.in);
+    evbuffer_add_printf(bufferevent_get_output(rig->cli.bev), "%s HTTP/1.1\r\nHost: r\r\n\r\n",
+                        request);
+    assert_true(run_until(rig, cli_has_status, 5000));
+}
+
 #endif

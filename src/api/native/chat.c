@@ -44,7 +44,6 @@ static void chat_begin(struct job *job)
 {
     struct buf b;
     buf_init(&b, EVENT_MAX);
-    http_sse_begin(job_http(job));
     buf_adds(&b, "{\"type\":\"start\",");
     put_identity(&b, job);
     buf_addc(&b, '}');
@@ -62,6 +61,30 @@ static void chat_event(struct job *job, const json_t *event)
     buf_init(&b, EVENT_MAX);
     buf_adds(&b, "{\"type\":\"delta\",\"delta\":");
     buf_json_str(&b, text);
+    buf_addc(&b, '}');
+    http_sse_event(job_http(job), NULL, buf_str(&b));
+    buf_release(&b);
+}
+
+/* {"type":"tool_use","id","name","input"} and {"type":"tool_result","id","isError"}: what a tool
+ * read may be large, and stands in the next answer as far as it matters. */
+static void chat_tool(struct job *job, const json_t *block)
+{
+    bool result = str_eq_c(json_get_str(block, "type"), "tool_result");
+    const json_t *input = json_object_get(block, "input");
+    struct buf b;
+    buf_init(&b, EVENT_MAX);
+    buf_printf(&b, "{\"type\":\"%s\",\"id\":", result ? "tool_result" : "tool_use");
+    buf_json_str(&b, json_get_str(block, result ? "tool_use_id" : "id"));
+    if (result) {
+        buf_printf(&b, ",\"isError\":%s",
+                   json_get_bool(block, "is_error", false) ? "true" : "false");
+    } else if (input) {
+        buf_adds(&b, ",\"name\":");
+        buf_json_str(&b, json_get_str(block, "name"));
+        buf_adds(&b, ",\"input\":");
+        json_write(&b, input);
+    }
     buf_addc(&b, '}');
     http_sse_event(job_http(job), NULL, buf_str(&b));
     buf_release(&b);
@@ -113,6 +136,7 @@ static void chat_fail(struct job *job, const struct err *err)
 static const struct dialect native = {.name = "native",
                                       .begin = chat_begin,
                                       .event = chat_event,
+                                      .tool = chat_tool,
                                       .finish = chat_finish,
                                       .fail = chat_fail};
 

@@ -15,9 +15,9 @@
 
 struct body {
     char tag; /* so that no has_ flag stands at offset 0 */
-    bool has_temperature, has_max_tokens, has_model;
+    bool has_temperature, has_max_tokens, has_model, has_profile;
     json_t *message, *system;
-    struct str model, session_id;
+    struct str model, session_id, profile;
     bool stream;
     double temperature;
     int64_t max_tokens;
@@ -37,6 +37,10 @@ static const struct json_field fields[] = {
      .offset = offsetof(struct body, session_id),
      .min = 1,
      .max = ID_UUID_SIZE - 1},
+    {.name = "profile",
+     .type = JF_STRING,
+     .offset = offsetof(struct body, profile),
+     .has_offset = offsetof(struct body, has_profile)},
     {.name = "temperature",
      .type = JF_REAL,
      .offset = offsetof(struct body, temperature),
@@ -269,6 +273,13 @@ static int check_system(const json_t *j, struct err *err)
     return 0;
 }
 
+static int check_profile(const struct body *b, struct err *err)
+{
+    if (b->has_profile && !str_eq_c(b->profile, "chat") && !str_eq_c(b->profile, "agent"))
+        return err_field(err, "profile", "must be \"chat\" or \"agent\"");
+    return 0;
+}
+
 static struct chat_request *build(const struct body *b, json_t *content)
 {
     struct chat_request *r = x_calloc(1, sizeof(*r));
@@ -279,6 +290,8 @@ static struct chat_request *build(const struct body *b, json_t *content)
     r->max_tokens = b->max_tokens;
     r->stream = b->stream;
     r->with_session = true;
+    if (b->has_profile)
+        r->profile = str_eq_c(b->profile, "agent") ? PROFILE_AGENT : PROFILE_CHAT;
     snprintf(r->session_id, sizeof(r->session_id), "%.*s", (int)b->session_id.len,
              b->session_id.len ? b->session_id.p : "");
     for (char *c = r->session_id; *c; c++)
@@ -298,6 +311,7 @@ struct chat_request *native_parse_chat(struct str body, struct err *err)
     AUTO(json_unref_p) json_t *root = json_parse(body, err);
     if (!root || json_read_fields(root, fields, ARRAY_SIZE(fields), &b, err) != 0 ||
         check_model(b.model, err) != 0 || check_system(b.system, err) != 0 ||
+        check_profile(&b, err) != 0 ||
         (b.session_id.len && check_session_id(b.session_id, err) != 0))
         return NULL;
     json_t *content = read_message(b.message, err);

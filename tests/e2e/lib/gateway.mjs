@@ -29,6 +29,8 @@ export const programs = {
 export const UPSTREAM_KEY = 'sk-ant-dummy-credential-for-tests-0123456789';
 export const UNLIMITED = ['--requests-per-minute', 'unlimited', '--requests-per-day', 'unlimited',
   '--tokens-per-day', 'unlimited'];
+// A fake program needs the files of its test, and no trial of what it can do.
+const NOT_REAL = { CLAUDEGATE_SANDBOX_MODE: 'off', CLAUDEGATE_CLAUDE_HISTORY: 'inject' };
 const NOWHERE = 'http://127.0.0.1:9'; // the discard port: nothing listens
 const START_MS = 30_000;
 const STOP_MS = 40_000;
@@ -196,6 +198,7 @@ export class Gateway {
       CLAUDEGATE_LISTEN: '127.0.0.1:0',
       CLAUDEGATE_DATA_DIR: this.dataDir,
       CLAUDEGATE_CLAUDE_BIN: programs[claude] ?? claude,
+      ...(claude !== 'real' && NOT_REAL),
       ...(upstream !== null && {
         ANTHROPIC_API_KEY: UPSTREAM_KEY,
         ANTHROPIC_BASE_URL: upstream.url ?? upstream,

@@ -1,0 +1,54 @@
+/* internal.h - the pool as its own files see it. Private to pool/. */
+#ifndef CG_POOL_INTERNAL_H
+#define CG_POOL_INTERNAL_H
+
+#include "pool/breaker.h"
+#include "pool/worker.h"
+
+#define POOL_TAG TAG4('P', 'O', 'O', 'L')
+
+struct crashes; /* keys whose turns kill their workers */
+
+struct pool {
+    uint32_t tag;
+    struct loop *loop;
+    struct pool_opts opts;
+    char *claude_bin, *model, *pass_env, *run_dir;
+    struct list starting, spare, idle, busy, ending; /* every worker is on exactly one */
+    struct queue *queue;
+    size_t waiting_own; /* turns in the queue that need a process of their own */
+    struct timer tick;
+    bool dispatch_queued;
+    size_t unserved; /* keys that the dispatch at work found no worker for */
+    unsigned next_id, next_sample;
+    int64_t starts;
+    double start_ms; /* smoothed time from start to ready */
+    struct breaker start_breaker;
+    char last_start_error[400];
+    struct crashes *crashes;
+    enum pool_history history; /* in force */
+    int probes_failed;         /* in a row, while none has passed */
+    double cpu_s_ended;        /* of workers that are gone */
+    bool stopping, stopped_told;
+    void (*stopped)(void *ctx);
+    void *stopped_ctx;
+};
+
+static inline struct worker *worker_of(struct node *n)
+{
+    return container_of(n, struct worker, node);
+}
+
+/* watch.c */
+void watch_register(struct pool *p); /* metrics */
+void watch_unregister(struct pool *p);
+void watch_sample(struct pool *p); /* at each tick: memory and CPU of some workers */
+
+/* crashes.c: a breaker per key. A prompt that kills the program must not take the processes of
+ * everybody with it. */
+bool crashes_admit(struct pool *p, const char *key_id, struct err *err);
+void crashes_count(struct pool *p, const char *key_id, bool crashed);
+void crashes_sweep(struct pool *p); /* forgets old ones */
+void crashes_free(struct pool *p);
+
+#endif
