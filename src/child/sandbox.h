@@ -93,5 +93,8 @@ struct child_usage {
 };
 /* False when it is gone. A few reads per process: for samples, not for each request. */
 bool child_usage(const struct child *c, struct child_usage *ret);
+/* The same; child_usage() may miss a process that is younger than half a second, this does not. It
+ * may have to look at every process of the machine. */
+bool child_usage_fresh(const struct child *c, struct child_usage *ret);
 
 #endif

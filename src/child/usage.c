@@ -6,7 +6,8 @@
  * is one large process and two tiny ones.
  *
  * Kernels built without CONFIG_PROC_CHILDREN do not tell a process's children. Then all of /proc
- * is read, and that picture serves every worker's sample for a moment. */
+ * is read, and that picture serves every worker's sample for a moment. It hides what started since
+ * it was taken, so whoever asks what is left behind has a new one taken. */
 #include "child/sandbox.h"
 #include "core/clock.h"
 
@@ -147,7 +148,7 @@ static void add_found(struct tree *t, pid_t pid)
     }
 }
 
-bool child_usage(const struct child *c, struct child_usage *ret)
+static bool sum_tree(const struct child *c, int64_t age_ms, struct child_usage *ret)
 {
     struct tree t;
     struct child_usage sum = {0};
@@ -155,7 +156,7 @@ bool child_usage(const struct child *c, struct child_usage *ret)
         return false;
     t.pid[0] = child_pid(c);
     t.count = 1;
-    if (!kernel_tells() && (!picture.count || clock_mono_ms() - picture.taken_ms > PICTURE_AGE_MS))
+    if (!kernel_tells() && (!picture.count || clock_mono_ms() - picture.taken_ms > age_ms))
         take_picture();
     for (size_t i = 0; i < t.count; i++) {
         struct proc_stat st;
@@ -171,4 +172,14 @@ bool child_usage(const struct child *c, struct child_usage *ret)
     }
     *ret = sum;
     return sum.processes > 0;
+}
+
+bool child_usage(const struct child *c, struct child_usage *ret)
+{
+    return sum_tree(c, PICTURE_AGE_MS, ret);
+}
+
+bool child_usage_fresh(const struct child *c, struct child_usage *ret)
+{
+    return sum_tree(c, -1, ret);
 }

@@ -29,7 +29,7 @@ static const char *not_ready_reason(const struct gateway *g, const struct pool_s
         return "draining";
     if (s->start_failures_in_row > 0 && s->spare + s->idle + s->busy == 0)
         return "no claude process can be started";
-    if (s->spare + s->idle + s->busy == 0)
+    if (!s->ready_once && g->conf->pool.min_spare > 0)
         return "the first claude process is starting";
     return NULL;
 }

@@ -28,12 +28,7 @@ int64_t breaker_pause_ms(const struct breaker *b, int64_t now_ms)
     return b->open_until_ms > now_ms ? b->open_until_ms - now_ms : 0;
 }
 
-bool breaker_admits(struct breaker *b, int64_t after, int64_t now_ms)
+void breaker_tried(struct breaker *b, int64_t now_ms)
 {
-    if (b->failures < after)
-        return true;
-    if (b->open_until_ms > now_ms)
-        return false;
     b->open_until_ms = now_ms + pause_for(b->failures);
-    return true;
 }

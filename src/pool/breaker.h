@@ -5,8 +5,6 @@
 
 #include "core/util.h"
 
-#include <stdbool.h>
-
 struct breaker {      /* zeroed = closed */
     int64_t failures; /* in a row */
     int64_t open_until_ms;
@@ -16,8 +14,8 @@ void breaker_failed(struct breaker *b, int64_t now_ms);
 void breaker_succeeded(struct breaker *b);
 /* Milliseconds until something may be tried, 0 = now. From the first failure on. */
 int64_t breaker_pause_ms(const struct breaker *b, int64_t now_ms);
-/* Whether one more may be tried. Open after `after` failures; when the pause is over it lets one
- * through (half-open) and pauses again until that one's outcome is told. */
-bool breaker_admits(struct breaker *b, int64_t after, int64_t now_ms);
+/* One more is tried (half-open): pauses again until its outcome is told, or for as long as a
+ * failure would. */
+void breaker_tried(struct breaker *b, int64_t now_ms);
 
 #endif

@@ -18,18 +18,24 @@ struct crashes {
     UT_hash_handle hh;
 };
 
-bool crashes_admit(struct pool *p, const char *key_id, struct err *err)
+static struct crashes *find(struct pool *p, const char *key_id)
 {
     struct crashes *c;
-    int64_t now = clock_mono_ms();
     HASH_FIND_STR(p->crashes, key_id, c);
-    if (!c || breaker_admits(&c->breaker, CRASHES_MAX, now))
-        return true;
-    err_set(err, ERR_OVERLOADED,
-            "The last %lld requests of this key ended a claude process each; it has to pause",
-            (long long)c->breaker.failures);
-    err->retry_after_s = (int)(breaker_pause_ms(&c->breaker, now) / 1000) + 1;
-    return false;
+    return c && c->breaker.failures >= CRASHES_MAX ? c : NULL;
+}
+
+int64_t crashes_pause_ms(struct pool *p, const char *key_id)
+{
+    const struct crashes *c = find(p, key_id);
+    return c ? breaker_pause_ms(&c->breaker, clock_mono_ms()) : 0;
+}
+
+void crashes_note_try(struct pool *p, const char *key_id)
+{
+    struct crashes *c = find(p, key_id);
+    if (c)
+        breaker_tried(&c->breaker, clock_mono_ms());
 }
 
 static void forget(struct pool *p, struct crashes *c)

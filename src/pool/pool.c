@@ -1,13 +1,7 @@
-/* pool.c - which worker serves which turn, and how many there are.
+/* pool.c - turns come in and end, workers report: the life of both.
  *
  * Every worker is on exactly one list: starting, spare (initialised, belongs to nobody), idle
- * (belongs to a class), busy, ending. dispatch() offers the workers to the waiting turns in the
- * order of the queue. After every change, balance() starts spares - within the limits on workers
- * and on simultaneous starts, with back-off while starts fail - and makes room by ending the idle
- * worker used longest ago.
- *
- * A turn that needs what only the start of a process can give has a worker started for it; it is
- * out of the queue from then on. */
+ * (belongs to a class), busy, ending. After every change dispatch.c looks who can serve whom. */
 #include "core/clock.h"
 #include "core/id.h"
 #include "core/log.h"
@@ -16,23 +10,20 @@
 #include "pool/rundir.h"
 
 #define TICK_MS        250
-#define MAX_ATTEMPTS   2     /* one silent retry before the first byte */
-#define FAIR_WAIT_MS   1000  /* a turn that waited this long gets the next free worker's place */
-#define EVICT_IDLE_MS  10000 /* younger idle workers are ended only when a turn waits */
-#define CLEAR_IDLE_MS  2000  /* idle this long: forget the finished conversations */
-#define CLEAR_TURNS    32    /* after this many turns a short pause is enough */
+#define MAX_ATTEMPTS   2    /* one silent retry before the first byte */
+#define CLEAR_IDLE_MS  2000 /* idle this long: forget the finished conversations */
+#define CLEAR_TURNS    32   /* after this many turns a short pause is enough */
 #define CLEAR_PAUSE_MS 200
 #define CLEAR_NOW      128 /* and after this many none is waited for */
-#define PROBES_MIN     2   /* failed trials before the other way of giving history is taken */
-#define BROKEN_AFTER   3   /* failed starts in a row, and nobody there: turns are not queued */
-#define START_SMOOTH   4   /* the average of start times moves by 1/n of the difference */
-#define PAYS_OFF       4 /* a worker serves its class for so many times as long as a start takes */
+#define DOUBTS_MAX     4   /* so many, and the other way of giving history is taken: */
+#define DOUBT_WRONG    2   /* a new process gave a wrong answer */
+#define DOUBT_DIED     1   /* it died of the question */
+#define PROBE_AGAIN_MS 600000
+#define BROKEN_AFTER   3 /* failed starts in a row, and nobody there: turns are not queued */
+#define START_SMOOTH   4 /* the average of start times moves by 1/n of the difference */
 #define CLASS_SHARED   "everybody"
 #define CLASS_MAX      512
 
-static struct metric starts_total = {.name = "claudegate_worker_starts_total",
-                                     .help = "claude processes started.",
-                                     .type = METRIC_COUNTER};
 static struct metric ends_total = {.name = "claudegate_worker_ends_total",
                                    .help = "claude processes ended, by reason.",
                                    .type = METRIC_COUNTER,
@@ -40,13 +31,6 @@ static struct metric ends_total = {.name = "claudegate_worker_ends_total",
 static struct metric start_seconds = {.name = "claudegate_worker_start_seconds",
                                       .help = "Time from start to ready of a claude process.",
                                       .type = METRIC_HISTOGRAM};
-static const double wait_buckets[] = {0.0001, 0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5,
-                                      1,      2.5,   5,     10,   30,   60,  120,  300};
-static struct metric wait_seconds = {.name = "claudegate_queue_wait_seconds",
-                                     .help = "Time a turn waited until it had a worker.",
-                                     .type = METRIC_HISTOGRAM,
-                                     .buckets = wait_buckets,
-                                     .bucket_count = ARRAY_SIZE(wait_buckets)};
 static struct metric refused_total = {.name = "claudegate_queue_refused_total",
                                       .help = "Turns that were not queued or left unserved: full, "
                                               "timeout, breaker.",
@@ -57,17 +41,12 @@ static struct metric retried_total = {
     .help = "Turns tried again because their worker died before the first byte.",
     .type = METRIC_COUNTER};
 
-static struct turn *turn_of(struct queued *e)
-{
-    return container_of(e, struct turn, queued);
-}
-
 static int shutting_down(struct err *err)
 {
     return err_set(err, ERR_SHUTTING_DOWN, "The server is shutting down");
 }
 
-static size_t total(const struct pool *p)
+size_t pool_total(const struct pool *p)
 {
     return p->starting.len + p->spare.len + p->idle.len + p->busy.len + p->ending.len;
 }
@@ -79,26 +58,24 @@ static void unlist(struct worker *w)
     w->on = NULL;
 }
 
-static void move_to(struct worker *w, struct list *to)
+void pool_move(struct worker *w, struct list *to)
 {
     unlist(w);
     list_push_back(to, &w->node);
     w->on = to;
 }
 
-static void end_worker(struct pool *p, struct worker *w, const char *reason)
+void pool_end_worker(struct pool *p, struct worker *w, const char *reason)
 {
-    move_to(w, &p->ending);
+    pool_move(w, &p->ending);
     worker_end(w, reason);
 }
-
-static void dispatch(struct pool *p);
 
 static void dispatch_now(void *obj)
 {
     struct pool *p = OBJ(obj, struct pool, POOL_TAG);
     p->dispatch_queued = false;
-    dispatch(p);
+    pool_dispatch(p);
 }
 
 static void dispatch_soon(struct pool *p)
@@ -111,24 +88,24 @@ static void dispatch_soon(struct pool *p)
 
 /* --- ends of turns ----------------------------------------------------------------------- */
 
-/* Needs a process that is started for it: dispatch() will not find one that serves. */
-static bool needs_own(const struct pool *p, const struct turn *t)
+/* Needs a process that is started for it: pool_dispatch() will not find one that serves. */
+bool pool_needs_own(const struct pool *p, const struct turn *t)
 {
     return t->profile || (p->history == HISTORY_RESUME && json_array_size(t->history) > 0);
 }
 
-static void count_own(struct pool *p, struct turn *t, bool waits)
+void pool_count_own(struct pool *p, struct turn *t, bool waits)
 {
     if (t->counted_own)
         p->waiting_own--;
-    t->counted_own = waits && needs_own(p, t);
+    t->counted_own = waits && pool_needs_own(p, t);
     if (t->counted_own)
         p->waiting_own++;
 }
 
 static void leave_queue(struct pool *p, struct turn *t)
 {
-    count_own(p, t, false);
+    pool_count_own(p, t, false);
     queue_remove(p->queue, &t->queued);
 }
 
@@ -141,14 +118,14 @@ static void finish_turn(struct pool *p, struct turn *t, const struct turn_result
 {
     if (t->queued.running)
         queue_finished(p->queue, &t->queued, time_spent_ms(t));
-    if (r->ok || r->err.code == ERR_WORKER)
-        crashes_count(p, t->key_id, !r->ok);
+    if (r->ok)
+        crashes_count(p, t->key_id, false);
     t->ops->done(t->ctx, r);
     turn_free(t);
 }
 
 /* A turn that has no worker (any more) ends with this error. */
-static void fail_turn(struct turn *t, const struct err *why)
+void pool_fail_turn(struct turn *t, const struct err *why)
 {
     struct turn_result r;
     turn_conclude(t, NULL, why, &r);
@@ -158,7 +135,7 @@ static void fail_turn(struct turn *t, const struct err *why)
 static void fail_turn_later(void *obj)
 {
     struct turn *t = obj;
-    fail_turn(t, &t->cancel_err);
+    pool_fail_turn(t, &t->cancel_err);
 }
 
 void turn_cancel(struct turn *t, const struct err *why)
@@ -182,7 +159,7 @@ size_t turn_position(const struct turn *t)
 
 /* --- what workers tell ------------------------------------------------------------------- */
 
-static void note_start_failure(struct pool *p, const char *why)
+void pool_note_start_failure(struct pool *p, const char *why)
 {
     int64_t now = clock_mono_ms();
     breaker_failed(&p->start_breaker, now);
@@ -193,16 +170,20 @@ static void note_start_failure(struct pool *p, const char *why)
 }
 
 /* What the trial of a new process says about the program. Proven once, a failure is the process's;
- * never proven and failed repeatedly, it is the program's. One that takes text for commands is not
- * used at all: a transcript would not help against that. */
+ * never proven and failed repeatedly, it is the program's - but it is tried again now and then. One
+ * that takes text for commands is not used at all: a transcript would not help against that. */
 static void note_probe(struct pool *p, const struct worker *w, const char *failure)
 {
-    if (p->history != HISTORY_AUTO || w->unsafe)
+    if (p->opts.history != HISTORY_AUTO || p->history == HISTORY_INJECT || w->unsafe)
         return;
     if (!failure) {
         p->history = HISTORY_INJECT;
         log_info("the claude program takes history and boundaries over stdin");
-    } else if (++p->probes_failed >= PROBES_MIN) {
+        return;
+    }
+    p->next_probe_ms = clock_mono_ms() + PROBE_AGAIN_MS;
+    p->doubts += str_eq_c(str_c(w->end_reason), "probe_failed") ? DOUBT_WRONG : DOUBT_DIED;
+    if (p->history == HISTORY_AUTO && p->doubts >= DOUBTS_MAX) {
         p->history = HISTORY_RESUME;
         log_error("this claude program does not take history over stdin as it should: each "
                   "conversation gets a new process with a transcript, which is slow",
@@ -210,24 +191,25 @@ static void note_probe(struct pool *p, const struct worker *w, const char *failu
     }
 }
 
-static void on_ready(void *ctx, struct worker *w, const char *failure)
+/* Initialised, whether as a spare or for a turn of its own. */
+static void on_started(void *ctx, struct worker *w)
 {
     struct pool *p = OBJ(ctx, struct pool, POOL_TAG);
     int64_t took_ms = clock_mono_ms() - w->started_ms;
     metric_observe(&start_seconds, (double)took_ms / 1000);
     p->start_ms += ((double)took_ms - p->start_ms) / (p->start_ms > 0 ? START_SMOOTH : 1);
-    if (p->opts.history == HISTORY_AUTO)
-        note_probe(p, w, failure);
-    if (failure) {
-        if (p->history != HISTORY_RESUME || w->unsafe)
-            note_start_failure(p, failure);
-        end_worker(p, w, "probe_failed");
-        dispatch_soon(p);
-        return;
-    }
+    p->ready_once = true;
     breaker_succeeded(&p->start_breaker);
+    dispatch_soon(p);
+}
+
+static void on_ready(void *ctx, struct worker *w)
+{
+    struct pool *p = OBJ(ctx, struct pool, POOL_TAG);
+    if (w->probed)
+        note_probe(p, w, NULL);
     w->idle_since_ms = clock_mono_ms();
-    move_to(w, &p->spare);
+    pool_move(w, &p->spare);
     dispatch_soon(p);
 }
 
@@ -255,15 +237,15 @@ static const char *recycle_reason(const struct pool *p, const struct worker *w)
 static void to_idle(struct pool *p, struct worker *w)
 {
     if (w->profile)
-        worker_sample(w); /* a tool may have left something running */
+        worker_sample(w, true); /* a tool may have left something running */
     const char *reason = recycle_reason(p, w);
     w->idle_since_ms = clock_mono_ms();
     if (reason || p->stopping) {
-        end_worker(p, w, reason ? reason : "shutdown");
+        pool_end_worker(p, w, reason ? reason : "shutdown");
     } else if (w->turns_since_clear >= CLEAR_NOW && p->history != HISTORY_RESUME) {
         worker_clear(w); /* stays on the busy list until it is done */
     } else {
-        move_to(w, &p->idle);
+        pool_move(w, &p->idle);
     }
     dispatch_soon(p);
 }
@@ -289,14 +271,14 @@ static void take_back(struct pool *p, struct turn *t, const struct err *why)
     if (!again) {
         struct err stop;
         shutting_down(&stop);
-        fail_turn(t, p->stopping ? &stop : why);
+        pool_fail_turn(t, p->stopping ? &stop : why);
         return;
     }
     metric_add(&retried_total, 1);
     log_warn("turn tried again on another worker", LF_S("request_id", t->request_id),
              LF_S("reason", why->msg));
     queue_push_back_in(p->queue, &t->queued);
-    count_own(p, t, true);
+    pool_count_own(p, t, true);
 }
 
 static void tell_stopped(void *obj)
@@ -309,21 +291,39 @@ static void tell_stopped(void *obj)
  * be freed, turns to be failed, a dispatch. */
 static void maybe_stopped(struct pool *p)
 {
-    if (p->stopping && total(p) == 0 && !p->stopped_told) {
+    if (p->stopping && pool_total(p) == 0 && !p->stopped_told) {
         p->stopped_told = true;
         loop_defer(p->loop, tell_stopped, p);
     }
 }
 
+/* A process that was to become a spare is everybody's; one that is started for a turn depends on
+ * what the turn's key has put into it. */
+static void note_unready(struct pool *p, struct worker *w, const struct err *why)
+{
+    if (w->probed)
+        note_probe(p, w, why->msg);
+    if (!w->for_turn && !p->stopping && !w->draining)
+        pool_note_start_failure(p, why->msg);
+}
+
+/* It died, or had to be killed because it did not obey. Not: it was told to end. */
+static bool is_crash(const struct pool *p, const struct worker *w)
+{
+    return !p->stopping && !w->draining &&
+           (!w->end_reason || strcmp(w->end_reason, "cancelled") != 0);
+}
+
 static void on_ended(void *ctx, struct worker *w, struct turn *t, const struct err *why)
 {
     struct pool *p = OBJ(ctx, struct pool, POOL_TAG);
-    bool cancelled = t && t->cancelled;
     unlist(w);
     metric_add(&ends_total, 1, w->end_reason ? w->end_reason : "crash");
     p->cpu_s_ended += (double)w->usage.cpu_ms / 1000;
-    if (!w->served && !p->stopping && !cancelled && !w->draining)
-        note_start_failure(p, why->msg);
+    if (!w->served)
+        note_unready(p, w, why);
+    if (t && is_crash(p, w))
+        crashes_count(p, t->key_id, true);
     if (t)
         take_back(p, t, why);
     worker_free(w);
@@ -331,225 +331,28 @@ static void on_ended(void *ctx, struct worker *w, struct turn *t, const struct e
     maybe_stopped(p);
 }
 
-static const struct worker_ops worker_callbacks = {
-    .ready = on_ready, .released = on_released, .cleared = on_cleared, .ended = on_ended};
+const struct worker_ops pool_worker_callbacks = {.started = on_started,
+                                                 .ready = on_ready,
+                                                 .released = on_released,
+                                                 .cleared = on_cleared,
+                                                 .ended = on_ended};
 
-/* --- starting and making room ------------------------------------------------------------ */
+/* --- taking turns ------------------------------------------------------------------------ */
 
-static size_t starting_now(struct pool *p)
-{
-    size_t n = p->starting.len;
-    LIST_EACH(&p->busy, node)
-    {
-        n += !worker_of(node)->served; /* for a turn of its own */
-    }
-    return n;
-}
-
-static bool may_start(struct pool *p)
-{
-    return !p->stopping && starting_now(p) < (size_t)p->opts.start_concurrency &&
-           total(p) < (size_t)p->opts.max_workers &&
-           breaker_pause_ms(&p->start_breaker, clock_mono_ms()) == 0;
-}
-
-static struct worker *start(struct pool *p, const struct worker_spec *spec)
-{
-    struct err err;
-    struct worker *w =
-        worker_start(p->loop, &p->opts, ++p->next_id, spec, &worker_callbacks, p, &err);
-    if (!w) {
-        note_start_failure(p, err.msg);
-        return NULL;
-    }
-    p->starts++;
-    metric_add(&starts_total, 1);
-    return w;
-}
-
-static void start_spare(struct pool *p)
-{
-    struct worker_spec spec = {.probe =
-                                   p->opts.history == HISTORY_AUTO && p->history != HISTORY_RESUME};
-    struct worker *w = start(p, &spec);
-    if (w)
-        move_to(w, &p->starting);
-}
-
-/* Another process in its place takes a start, a second of CPU or more: it must have been worth its
- * own, or be of no use. Without this, more keys than workers would mean starting all the time. */
-static bool has_paid_off(const struct pool *p, const struct worker *w, int64_t now)
-{
-    return (double)(now - w->class_since_ms) >= PAYS_OFF * p->start_ms ||
-           (double)(now - w->idle_since_ms) >= p->start_ms;
-}
-
-/* The idle worker used longest ago that may be ended, if it has been idle for at_least_ms. */
-static struct worker *eviction_candidate(struct pool *p, int64_t at_least_ms)
-{
-    int64_t now = clock_mono_ms();
-    LIST_EACH(&p->idle, n) /* released last = at the back */
-    {
-        struct worker *w = worker_of(n);
-        if (now - w->idle_since_ms >= at_least_ms && has_paid_off(p, w, now))
-            return w;
-    }
-    return NULL;
-}
-
-/* A turn that needs a process of its own needs a place for it; a spare is of no use to it but for
- * its place. Returns how many of those that end are needed for such turns. */
-static size_t make_places(struct pool *p)
-{
-    size_t have = total(p), max = (size_t)p->opts.max_workers;
-    size_t empty = have < max ? max - have : 0;
-    size_t need = p->waiting_own > empty ? p->waiting_own - empty : 0;
-    while (p->ending.len < need) {
-        struct worker *w = eviction_candidate(p, 0);
-        if (!w && p->spare.len)
-            w = worker_of(list_first(&p->spare));
-        if (!w)
-            break;
-        end_worker(p, w, "evicted");
-    }
-    return need < p->ending.len ? need : p->ending.len;
-}
-
-/* waiting: turns for which dispatch() found no worker. */
-static void balance(struct pool *p, size_t waiting)
-{
-    size_t spoken_for = make_places(p);
-    waiting -= waiting < p->waiting_own ? waiting : p->waiting_own;
-    size_t want = waiting + (size_t)p->opts.min_spare;
-    while (p->starting.len + p->spare.len < want && may_start(p))
-        start_spare(p);
-    size_t coming = p->starting.len + p->spare.len + p->ending.len - spoken_for;
-    while (total(p) >= (size_t)p->opts.max_workers && coming < want) {
-        struct worker *w = eviction_candidate(p, coming < waiting ? 0 : EVICT_IDLE_MS);
-        if (!w)
-            break;
-        end_worker(p, w, "evicted");
-        coming++;
-    }
-}
-
-/* --- handing out ------------------------------------------------------------------------- */
-
-/* Whether this idle worker can take that turn, and how little work it would be: 0 = cannot. */
-static int suits(const struct pool *p, const struct worker *w, const struct turn *t)
-{
-    if (w->state != WORKER_IDLE || strcmp(w->class_id, t->class_id) != 0)
-        return 0; /* one that broke while idle is ending, but still on the list */
-    bool model = strcmp(w->model, t->model) == 0;
-    bool holds = model && t->holds[0] && strcmp(w->holds, t->holds) == 0;
-    if (p->history == HISTORY_RESUME && !holds)
-        return 0;
-    if (t->attempts > 0 && !worker_alive(w)) /* the same blow may have hit it too */
-        return 0;
-    return 1 + model + 2 * holds;
-}
-
-/* The class's worker that needs the least work: holding the conversation, else speaking the
- * model, else any; among equals the one used last. Then a spare. */
-static struct worker *pick(struct pool *p, const struct turn *t)
-{
-    struct worker *best = NULL;
-    int best_score = 1;
-    LIST_EACH(&p->idle, n)
-    {
-        int score = suits(p, worker_of(n), t);
-        if (score >= best_score) {
-            best = worker_of(n);
-            best_score = score;
-        }
-    }
-    if (best || needs_own(p, t))
-        return best;
-    LIST_EACH(&p->spare, n)
-    {
-        struct worker *w = worker_of(n);
-        if (w->state == WORKER_IDLE && (t->attempts == 0 || worker_alive(w)))
-            return w;
-    }
-    return NULL;
-}
-
-static void note_served(struct pool *p, struct turn *t, struct worker *w)
-{
-    count_own(p, t, false);
-    t->served_at_us = clock_mono_us();
-    metric_observe(&wait_seconds, (double)(t->served_at_us - t->queued_at_us) / 1e6);
-    x_replace(&w->key_id, t->key_id);
-    if (!w->class_id[0]) {
-        x_replace(&w->class_id, t->class_id);
-        w->class_since_ms = clock_mono_ms();
-    }
-}
-
-static bool start_for(struct pool *p, struct turn *t)
-{
-    struct worker_spec spec = {
-        .own = t, .resume = p->history == HISTORY_RESUME && json_array_size(t->history) > 0};
-    struct worker *w = may_start(p) ? start(p, &spec) : NULL;
-    if (!w)
-        return false;
-    move_to(w, &p->busy);
-    note_served(p, t, w);
-    return true;
-}
-
-/* Without this a class that always has a turn waiting would keep its workers for ever: the queue
- * offers the turns of those whose share is used up after this one. */
-static void make_room(struct pool *p, const struct turn *t)
-{
-    size_t coming = p->starting.len + p->spare.len + p->ending.len;
-    if (coming >= ++p->unserved || total(p) < (size_t)p->opts.max_workers ||
-        clock_mono_us() - t->queued.since_us < FAIR_WAIT_MS * 1000)
-        return;
-    struct worker *w = eviction_candidate(p, 0);
-    if (w)
-        end_worker(p, w, "evicted");
-}
-
-static bool serve(void *ctx, struct queued *e)
-{
-    struct pool *p = OBJ(ctx, struct pool, POOL_TAG);
-    struct turn *t = turn_of(e);
-    struct worker *w = pick(p, t);
-    if (w) {
-        move_to(w, &p->busy);
-        note_served(p, t, w);
-        worker_run(w, t);
-        return true;
-    }
-    if (needs_own(p, t) && start_for(p, t))
-        return true;
-    make_room(p, t);
-    return false;
-}
-
-static void dispatch(struct pool *p)
-{
-    p->unserved = 0;
-    balance(p, queue_serve(p->queue, serve, p));
-}
-
-/* Nobody can serve and starts fail: waiting would only be waiting for the time-out. */
-static bool is_broken(const struct pool *p)
-{
-    return p->start_breaker.failures >= BROKEN_AFTER &&
-           p->spare.len + p->idle.len + p->busy.len == 0;
-}
-
+/* Nobody can serve, and starts fail: waiting would only be waiting for the time-out. */
 static int check_breakers(struct pool *p, const char *key_id, struct err *err)
 {
-    if (is_broken(p)) {
-        int64_t pause = breaker_pause_ms(&p->start_breaker, clock_mono_ms());
+    int64_t pause = breaker_pause_ms(&p->start_breaker, clock_mono_ms());
+    bool nobody = p->spare.len + p->idle.len + p->busy.len == 0;
+    if (p->start_breaker.failures >= BROKEN_AFTER && nobody && pause > 0)
         err_set(err, ERR_OVERLOADED, "No claude process can be started at the moment");
-        err->retry_after_s = pause < 1000 ? 1 : (int)(pause / 1000);
-        return -1;
-    }
-    return crashes_admit(p, key_id, err) ? 0 : -1;
+    else if ((pause = crashes_pause_ms(p, key_id)) > 0)
+        err_set(err, ERR_OVERLOADED,
+                "Requests of this key ended one claude process after the other; it has to pause");
+    else
+        return 0;
+    err->retry_after_s = (int)((pause + 999) / 1000);
+    return -1;
 }
 
 /* Whose workers may serve the turn. A class of one request has no worker yet, and gets a spare. */
@@ -584,7 +387,7 @@ struct turn *pool_run(struct pool *p, const struct turn_request *req, const stru
         turn_free(t);
         return NULL;
     }
-    count_own(p, t, true);
+    pool_count_own(p, t, true);
     dispatch_soon(p);
     return t;
 }
@@ -604,7 +407,7 @@ static size_t drain(struct pool *p, bool (*chosen)(const struct worker *w, const
             told++;
             w->draining = true;
             if (lists[i] != &p->busy)
-                end_worker(p, w, "drained");
+                pool_end_worker(p, w, "drained");
         }
     }
     dispatch_soon(p);
@@ -649,7 +452,7 @@ static void expire_queue(struct pool *p)
                 (long long)p->opts.queue_timeout_ms);
         why.retry_after_s = queue_retry_after(p->queue);
         metric_add(&refused_total, 1, "timeout");
-        fail_turn(turn_of(e), &why);
+        pool_fail_turn(turn_of(e), &why);
     }
 }
 
@@ -672,17 +475,17 @@ static void look_at_idle(struct pool *p)
         if (idle >= p->opts.idle_timeout_s * 1000)
             reason = "idle";
         if (reason) {
-            end_worker(p, w, reason);
+            pool_end_worker(p, w, reason);
         } else if (w->state == WORKER_IDLE && p->history != HISTORY_RESUME &&
                    wants_clear(w, idle)) {
-            move_to(w, &p->busy);
+            pool_move(w, &p->busy);
             worker_clear(w);
         }
     }
     LIST_EACH(&p->spare, n)
     {
         if (recycle_reason(p, worker_of(n)))
-            end_worker(p, worker_of(n), "max_age");
+            pool_end_worker(p, worker_of(n), "max_age");
     }
 }
 
@@ -693,7 +496,7 @@ static void on_tick(void *obj)
     watch_sample(p);
     look_at_idle(p);
     crashes_sweep(p);
-    dispatch(p);
+    pool_dispatch(p);
     timer_set(&p->tick, TICK_MS);
 }
 
@@ -701,21 +504,24 @@ static void on_tick(void *obj)
 
 static void register_metrics(struct pool *p)
 {
-    struct metric *all[] = {&starts_total, &ends_total,    &start_seconds,
-                            &wait_seconds, &refused_total, &retried_total};
+    struct metric *all[] = {&ends_total, &start_seconds, &refused_total, &retried_total};
     for (size_t i = 0; i < ARRAY_SIZE(all); i++)
         metric_register(all[i]);
+    dispatch_register();
     watch_register(p);
 }
 
 struct pool *pool_new(struct loop *loop, const struct pool_opts *opts, struct err *err)
 {
-    if (rundir_clean(opts->run_dir, sandbox_status(opts->sandbox)->own_users, err) != 0)
+    struct rundirs *dirs =
+        rundirs_new(loop, opts->run_dir, sandbox_status(opts->sandbox)->own_users, err);
+    if (!dirs)
         return NULL;
     struct pool *p = x_calloc(1, sizeof(*p));
     p->tag = POOL_TAG;
     p->loop = loop;
     p->opts = *opts;
+    p->dirs = dirs;
     p->opts.claude_bin = p->claude_bin = x_strdup(opts->claude_bin);
     p->opts.model = p->model = x_strdup(opts->model);
     p->opts.pass_env = p->pass_env = x_strdup(opts->pass_env ? opts->pass_env : "");
@@ -748,7 +554,7 @@ void pool_stop(struct pool *p, void (*done)(void *ctx), void *ctx)
     for (size_t i = 0; i < ARRAY_SIZE(lists); i++) {
         LIST_EACH(lists[i], n)
         {
-            end_worker(p, worker_of(n), "shutdown");
+            pool_end_worker(p, worker_of(n), "shutdown");
         }
     }
     maybe_stopped(p);
@@ -758,14 +564,12 @@ void pool_free(struct pool *p)
 {
     if (!p)
         return;
-    BUG_ON(total(p) || queue_length(p->queue));
+    BUG_ON(pool_total(p) || queue_length(p->queue));
     watch_unregister(p);
     queue_free(p->queue);
     crashes_free(p);
     timer_release(&p->tick);
-    struct err ignored;
-    if (rundir_clean(p->run_dir, false, &ignored) != 0)
-        log_warn("worker directories could not be removed, ignoring", LF_S("error", ignored.msg));
+    rundirs_free(p->dirs);
     free(p->claude_bin);
     free(p->model);
     free(p->pass_env);

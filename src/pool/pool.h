@@ -112,6 +112,7 @@ struct pool_status {
     size_t queued;
     int64_t starts, start_failures_in_row;
     int64_t breaker_open_ms;   /* no start is tried for so long; 0 = closed */
+    bool ready_once;           /* some process has started */
     enum pool_history history; /* in force: AUTO (nothing probed yet), INJECT or RESUME */
     char last_start_error[400];
 };

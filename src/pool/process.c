@@ -4,6 +4,9 @@
 #include "cli/transcript.h"
 #include "core/id.h"
 
+#include <errno.h>
+#include <sys/stat.h>
+
 #define STDERR_TAIL     4096
 #define EOF_DEADLINE_MS 2000
 
@@ -14,6 +17,15 @@ static int write_transcript(const struct process *p, const struct sandbox_view *
     if (cli_write_transcript(p->dir.home, view->work, id, own->model, own->history, own->content,
                              err) != 0)
         return err_prefix(err, "the transcript cannot be written");
+    return 0;
+}
+
+/* An agent's tools may have taken the way into its directory from everybody, themselves too. Nobody
+ * but us can put something else in its place: what it stands in is ours. */
+static int open_workspace(const struct turn *own, struct err *err)
+{
+    if (own && own->workspace && chmod(own->workspace, 0700) != 0)
+        return err_set(err, ERR_WORKER, "the workspace cannot be used: %s", strerror(errno));
     return 0;
 }
 
@@ -51,8 +63,9 @@ int process_start(struct process *p, struct loop *loop, const struct pool_opts *
     struct cli_command cmd;
     struct sandbox_view view;
     snprintf(name, sizeof(name), "w%u", id);
-    bool own_user = sandbox_status(opts->sandbox)->own_users;
-    if (rundir_make(&p->dir, opts->run_dir, name, own_user, err) != 0)
+    if (open_workspace(own, err) != 0)
+        return -1;
+    if (rundir_make(&p->dir, name, err) != 0)
         return -1;
     p->relay = relay_new(opts->upstream, p->dir.socket, err);
     if (!p->relay)

@@ -18,8 +18,8 @@ struct process {
 };
 
 /* own: the turn it is started for, whose profile and workspace it gets and, with resume, whose
- * history it reads from a transcript. NULL = a spare. p is zeroed by the caller and may be released
- * after a failure. */
+ * history it reads from a transcript. NULL = a spare. p is zeroed by the caller but for dir.all,
+ * and may be released after a failure. */
 MUST_USE int process_start(struct process *p, struct loop *loop, const struct pool_opts *opts,
                            unsigned id, const struct turn *own, bool resume,
                            const struct child_ops *ops, void *ctx, struct err *err);

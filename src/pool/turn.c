@@ -116,9 +116,24 @@ static void add_round(struct turn *t)
     t->results_told = 0;
 }
 
+/* One question, one message; only a loop of tools has several, and a CLI whose calls the relay does
+ * not see. */
+static bool belongs_to_answer(struct turn *t, struct str type)
+{
+    bool again = str_eq_c(type, "message_start") && (t->relay.many || t->relay.calls == 0);
+    if (t->message_over && !again) {
+        t->extra = true;
+        return false;
+    }
+    t->message_over = str_eq_c(type, "message_stop");
+    return true;
+}
+
 void turn_event(struct turn *t, const json_t *event)
 {
     struct str type = json_get_str(event, "type");
+    if (!belongs_to_answer(t, type))
+        return;
     if (str_eq_c(type, "message_start")) {
         fold_message(t);
         t->seen_messages++;
@@ -267,7 +282,8 @@ static void add_usage(struct turn *t, struct turn_result *ret)
  * to come: only the CLI knows. */
 static bool answer_is_whole(const struct turn *t)
 {
-    return !t->relay.many && t->relay.answered && t->seen_messages > 0 && t->message.stop_reason[0];
+    return !t->relay.many && t->relay.answered && t->seen_messages > 0 &&
+           t->message.stop_reason[0] && !t->message.block;
 }
 
 /* An end like that at max_tokens: what was done so far is done, and the next turn can go on. */
@@ -298,7 +314,7 @@ static int judge(const struct turn *t, const struct cli_msg *msg, const struct e
         return api_error(t, msg, err);
     if (t->seen_messages == 0)
         return err_set(err, ERR_WORKER, "the turn ended without an answer");
-    if (!t->message.stop_reason[0])
+    if (!t->message.stop_reason[0] || t->message.block) /* or a block without its end */
         return err_set(err, ERR_UPSTREAM, "The upstream API broke off in the middle of its answer");
     return 0;
 }

@@ -24,7 +24,9 @@ struct turn {
     bool counted_own; /* among the pool's turns that wait for a process of their own */
     bool any_event;   /* something of the answer was handed out: no retry any more */
     bool cancelled;
-    struct err cancel_err;
+    struct err cancel_err, start_err;
+    bool message_over; /* of the message at hand: what comes now is none of it */
+    bool extra;        /* something came all the same: the process knows what nobody was told */
     /* totals over the upstream messages the CLI showed, for a CLI that needs no relay */
     int64_t seen_input, seen_output, seen_cache_creation, seen_cache_read;
     int seen_messages;

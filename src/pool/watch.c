@@ -85,7 +85,7 @@ void watch_sample(struct pool *p)
         LIST_EACH(lists[i], n)
         {
             if (worker_of(n)->id % SAMPLE_TICKS == p->next_sample)
-                worker_sample(worker_of(n));
+                worker_sample(worker_of(n), false);
         }
     }
 }
@@ -102,6 +102,7 @@ void pool_status(const struct pool *p, struct pool_status *ret)
                                 .start_failures_in_row = p->start_breaker.failures,
                                 .breaker_open_ms =
                                     breaker_pause_ms(&p->start_breaker, clock_mono_ms()),
+                                .ready_once = p->ready_once,
                                 .history = p->history};
     memcpy(ret->last_start_error, p->last_start_error, sizeof(ret->last_start_error));
 }

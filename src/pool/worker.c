@@ -143,7 +143,8 @@ static void conclude(struct worker *w, const struct cli_msg *msg, const struct e
     if ((msg && msg->is_error) || strcmp(result.stop_reason, "refusal") == 0)
         x_replace(&w->model, "");
     /* One message and a good end, or it has words in its memory that the session does not know. */
-    bool one = t->seen_messages == 1 || t->relay.many; /* a loop of tools it may remember */
+    bool one =
+        (t->seen_messages == 1 && !t->extra) || t->relay.many; /* a loop of tools it may remember */
     if (result.ok && msg && !msg->is_error && one && t->will_hold[0])
         x_replace(&w->holds, t->will_hold);
     w->turns++;
@@ -265,8 +266,10 @@ void worker_cancel(struct worker *w)
     struct worker_private *p = w->priv;
     if (w->state == WORKER_STARTING) /* for this turn alone */
         worker_end(w, "cancelled");
+    if (w->state == WORKER_PREPARING) /* prepare_next() looks, at the next answer; if it comes */
+        timer_set(&p->deadline, p->opts->interrupt_timeout_ms);
     if (w->state != WORKER_RUNNING)
-        return; /* preparing: prepare_next() looks; ending: ended() follows */
+        return; /* ending: ended() follows */
     set_state(w, WORKER_CANCELLING);
     timer_set(&p->deadline, p->opts->interrupt_timeout_ms);
     relay_no_more_calls(
@@ -288,20 +291,22 @@ void worker_clear(struct worker *w)
 
 /* --- starting up ------------------------------------------------------------------------- */
 
-static void be_ready(struct worker *w, const char *failure)
+static void be_ready(struct worker *w)
 {
     struct worker_private *p = w->priv;
     timer_stop(&p->deadline);
     if (w->profile) {
-        worker_sample(w);
+        worker_sample(w, true);
         w->own_processes = w->usage.processes;
     }
     set_state(w, WORKER_IDLE);
     p->starting = false;
+    w->served = true;
+    p->ops->started(p->ctx, w);
     if (p->turn)
         begin_turn(w, "start");
     else
-        p->ops->ready(p->ctx, w, failure);
+        p->ops->ready(p->ctx, w);
 }
 
 static void probe_step(struct worker *w)
@@ -317,7 +322,8 @@ static void probe_step(struct worker *w)
     close_relay(w);
     w->unsafe = !p->trial.literal;
     if (p->trial.failure[0]) {
-        be_ready(w, p->trial.failure);
+        err_set(&p->end_err, ERR_WORKER, "%s", p->trial.failure);
+        worker_end(w, "probe_failed");
         return;
     }
     set_state(w, WORKER_IDLE);
@@ -327,12 +333,13 @@ static void probe_step(struct worker *w)
 static void initialised(struct worker *w)
 {
     struct worker_private *p = w->priv;
-    w->served = true;
     if (!p->probe) {
-        be_ready(w, NULL);
+        be_ready(w);
         return;
     }
+    w->probed = true;
     set_state(w, WORKER_PROBING);
+    timer_set(&p->deadline, p->opts->start_timeout_ms);
     p->asked = (struct relay_trial){.answer = "ready"};
     cli_probe_init(&p->trial);
     relay_begin_trial(p->process.relay, &p->asked);
@@ -354,7 +361,7 @@ static void cleared(struct worker *w)
     w->turns_since_clear = 0;
     set_state(w, WORKER_IDLE);
     if (p->starting)
-        be_ready(w, NULL);
+        be_ready(w);
     else
         p->ops->cleared(p->ctx, w);
 }
@@ -519,8 +526,9 @@ static void on_deadline(void *obj)
         worker_end(w, "start_timeout");
         return;
     case WORKER_PROBING:
-        close_relay(w);
-        be_ready(w, "it did not acknowledge a history or answer a question in time");
+        err_set(&w->priv->end_err, ERR_WORKER,
+                "it did not acknowledge a history or answer a question in time");
+        worker_end(w, "start_timeout");
         return;
     case WORKER_CANCELLING:
         err_set(&w->priv->end_err, ERR_WORKER, "it did not react to an interrupt");
@@ -597,10 +605,12 @@ struct worker *worker_start(struct loop *loop, const struct pool_opts *opts, uns
     w->profile = spec->own ? spec->own->profile : NULL;
     w->resumes = spec->resume;
     w->started_ms = w->state_since_ms = clock_mono_ms();
+    w->for_turn = spec->own != NULL;
     p->probe = spec->probe;
     p->starting = true;
     buf_init(&p->out, PROCESS_STDIN_MAX);
     timer_init(&p->deadline, loop, on_deadline, w);
+    p->process.dir.all = spec->dirs;
     if (process_start(&p->process, loop, opts, id, spec->own, spec->resume, &child_callbacks, w,
                       err) != 0) {
         destroy(w);
@@ -647,9 +657,17 @@ bool worker_alive(const struct worker *w)
     return child_alive(w->priv->process.child);
 }
 
-void worker_sample(struct worker *w)
+void worker_sample(struct worker *w, bool fresh)
 {
-    child_usage(w->priv->process.child, &w->usage);
+    const struct child *c = w->priv->process.child;
+    struct child_usage u;
+    if (!(fresh ? child_usage_fresh(c, &u) : child_usage(c, &u)))
+        return;
+    if (u.cpu_ms < w->usage.cpu_ms) /* what a process used is gone when nobody waits for it */
+        u.cpu_ms = w->usage.cpu_ms;
+    if (w->own_processes && u.processes < w->own_processes)
+        w->own_processes = u.processes;
+    w->usage = u;
 }
 
 bool worker_left_processes(const struct worker *w)

@@ -8,7 +8,7 @@
 #include "session/workspace.h"
 
 #include "core/log.h"
-#include "session/tree.h"
+#include "core/tree.h"
 
 #include <ctype.h>
 #include <dirent.h>

@@ -20,6 +20,7 @@
 #include "core/log.h"
 #include "metrics/metrics.h"
 #include "upstream/client.h"
+#include "upstream/door.h"
 #include "upstream/meter.h"
 #include "upstream/policy.h"
 #include "upstream/rewrite.h"
@@ -139,7 +140,7 @@ static void unhook(struct call *call)
         return;
     struct bufferevent *bev = evhttp_connection_get_bufferevent(call->conn);
     evbuffer_remove_cb_entry(bufferevent_get_output(bev), call->watching);
-    evhttp_connection_set_closecb(call->conn, NULL, NULL);
+    door_watch(call->home->door, call->conn, NULL, NULL);
     event_free(call->closed);
     call->closed = NULL;
     call->conn = NULL;
@@ -333,7 +334,7 @@ static void hook(struct call *call)
     call->conn = evhttp_request_get_connection(call->req);
     struct bufferevent *bev = evhttp_connection_get_bufferevent(call->conn);
     call->watching = evbuffer_add_cb(bufferevent_get_output(bev), on_output, call);
-    evhttp_connection_set_closecb(call->conn, on_dropped, call);
+    door_watch(call->home->door, call->conn, on_dropped, call);
     call->closed = event_new(loop_base(call->loop), bufferevent_getfd(bev), EV_CLOSED | EV_PERSIST,
                              on_closed, call);
     BUG_ON(!call->watching || !call->closed || event_add(call->closed, NULL) != 0);
@@ -681,8 +682,8 @@ static int pick_body(struct call *call, struct err *err)
     return 0;
 }
 
-/* The first call of a turn is the CLI's own: no tool has run, and processes that earlier turns left
- * are gone. What comes later may be a tool's that found the socket. */
+/* Unless the model was said beforehand, the first call says it: that one is the CLI's own, no tool
+ * has run yet. What comes later may be a tool's that found the socket. */
 static int check_model(struct relay_turn *turn, struct str body, struct err *err)
 {
     struct str model;
@@ -695,9 +696,10 @@ static int check_model(struct relay_turn *turn, struct str body, struct err *err
     return err_set(err, ERR_INVALID, "this turn may only call the model '%s'", turn->model);
 }
 
-void call_home_init(struct call_home *home, struct upstream *up)
+void call_home_init(struct call_home *home, struct upstream *up, struct door *door)
 {
     home->up = up;
+    home->door = door;
     list_init(&home->calls);
     metric_register(&requests_total);
     metric_register(&retries_total);

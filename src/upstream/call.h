@@ -7,15 +7,17 @@
 #include "core/list.h"
 
 struct call;
+struct door;
 struct evhttp_request;
 
 struct call_home {
     struct upstream *up;
+    struct door *door; /* through which all the requests came */
     struct list calls; /* of struct call */
     bool settled;      /* the turn has had its answer, or its failure */
 };
 
-void call_home_init(struct call_home *home, struct upstream *up);
+void call_home_init(struct call_home *home, struct upstream *up, struct door *door);
 /* Takes the request over. The call leaves home->calls by itself when it is over; its numbers have
  * been added to `turn` then, which is not touched any more. */
 void call_start(struct call_home *home, struct relay_turn *turn, struct evhttp_request *req,

@@ -39,7 +39,7 @@ struct upstream {
     char *credential; /* a whole header line, NULL = none; secret */
     char *ca_file;
     bool loopback;
-    int64_t connect_ms, first_byte_ms, idle_ms, retry_base_ms;
+    int64_t connect_ms, first_byte_ms, idle_ms, retry_base_ms, request_ms;
     int max_retries;
 };
 
@@ -255,6 +255,7 @@ struct upstream *upstream_new(struct loop *loop, const struct upstream_opts *opt
     up->first_byte_ms = opts->first_byte_timeout_ms;
     up->idle_ms = opts->idle_timeout_ms;
     up->max_retries = opts->max_retries;
+    up->request_ms = opts->request_timeout_ms;
     up->retry_base_ms = opts->retry_base_ms ? opts->retry_base_ms : RETRY_BASE_MS;
     if (opts->ca_file)
         up->ca_file = x_strdup(opts->ca_file);
@@ -294,6 +295,11 @@ struct loop *upstream_loop(const struct upstream *up)
 int upstream_max_retries(const struct upstream *up)
 {
     return up->max_retries;
+}
+
+int64_t upstream_request_timeout_ms(const struct upstream *up)
+{
+    return up->request_ms;
 }
 
 int64_t upstream_retry_base_ms(const struct upstream *up)

@@ -58,5 +58,6 @@ bool exchange_is_sent(const struct exchange *ex);
 struct loop *upstream_loop(const struct upstream *up);
 int upstream_max_retries(const struct upstream *up);
 int64_t upstream_retry_base_ms(const struct upstream *up);
+int64_t upstream_request_timeout_ms(const struct upstream *up); /* 0 = the usual */
 
 #endif

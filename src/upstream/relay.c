@@ -1,14 +1,15 @@
 /* relay.c - one worker's socket: who may call what, and the turn that pays for it.
  *
- * Everything of a worker hangs off its struct relay: its listener, its connections, its calls and
- * the one turn, or the one trial, that may be open. So no call can ever be counted for another
- * worker's turn. */
+ * Everything of a worker hangs off its struct relay: its listener, its connections (door.c), its
+ * calls and the one turn, or the one trial, that may be open. So no call can ever be counted for
+ * another worker's turn. */
 #include "upstream/relay.h"
 
 #include "core/log.h"
 #include "metrics/metrics.h"
 #include "upstream/call.h"
 #include "upstream/client.h"
+#include "upstream/door.h"
 #include "upstream/trial.h"
 
 #include <errno.h>
@@ -22,15 +23,15 @@
 
 #define RELAY_TAG TAG4('r', 'l', 'a', 'y')
 
-#define MAX_BODY       (40 << 20)
 #define MAX_HEADER     (64 << 10)
 #define MAX_CALLS      16
-#define IDLE_TIMEOUT_S 86400 /* evhttp's own is 50 s and would cut a slow CLI */
+#define IDLE_TIMEOUT_S 86400 /* evhttp's own is 50 s and would cut a silent stream; see door.h */
 #define LISTEN_BACKLOG 32
 
 struct relay {
     uint32_t tag;
     struct call_home home;
+    struct door door;
     struct evhttp *http;
     struct relay_turn *turn;
     struct relay_trial *trial;
@@ -92,6 +93,7 @@ static void on_request(struct evhttp_request *req, void *ctx)
     enum evhttp_cmd_type method = evhttp_request_get_command(req);
     if (!path)
         path = "";
+    door_request(&r->door, req);
     if (method == EVHTTP_REQ_POST)
         serve_messages(r, req, path);
     else if ((method == EVHTTP_REQ_HEAD || method == EVHTTP_REQ_GET) && strcmp(path, "/") == 0)
@@ -127,10 +129,11 @@ static void open_http(struct relay *r, int fd)
         base, NULL, NULL, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, LISTEN_BACKLOG, fd);
     r->http = evhttp_new(base);
     BUG_ON(!listener || !r->http || !evhttp_bind_listener(r->http, listener));
-    evhttp_set_max_body_size(r->http, MAX_BODY);
     evhttp_set_max_headers_size(r->http, MAX_HEADER);
     evhttp_set_timeout(r->http, IDLE_TIMEOUT_S);
     evhttp_set_gencb(r->http, on_request, r);
+    door_init(&r->door, upstream_loop(r->home.up), r->http, listener,
+              upstream_request_timeout_ms(r->home.up));
 }
 
 struct relay *relay_new(struct upstream *up, const char *socket_path, struct err *err)
@@ -141,11 +144,21 @@ struct relay *relay_new(struct upstream *up, const char *socket_path, struct err
     struct relay *r = x_calloc(1, sizeof(*r));
     r->tag = RELAY_TAG;
     r->path = x_strdup(socket_path);
-    call_home_init(&r->home, up);
+    call_home_init(&r->home, up, &r->door);
     metric_register(&refused_total);
     metric_register(&extra_total);
     open_http(r, fd);
     return r;
+}
+
+/* A turn may be tried again on another worker: how the first try ended is not how it ends. */
+static void forget_last_call(struct relay_turn *turn)
+{
+    turn->answered = false;
+    turn->status = turn->retry_after_s = 0;
+    turn->failure = RELAY_OK;
+    turn->stop_reason[0] = turn->upstream_request_id[0] = '\0';
+    turn->error_type[0] = turn->error_message[0] = '\0';
 }
 
 void relay_begin_turn(struct relay *r, struct relay_turn *turn)
@@ -153,7 +166,10 @@ void relay_begin_turn(struct relay *r, struct relay_turn *turn)
     BUG_ON(r->turn || r->trial || r->home.calls.len);
     r->turn = turn;
     r->home.settled = false;
-    turn->answered = false;
+    forget_last_call(turn);
+    if (turn->only_model && turn->only_model[0])
+        snprintf(turn->model, sizeof(turn->model), "%s", turn->only_model);
+    door_set_open(&r->door, true);
 }
 
 void relay_no_more_calls(struct relay *r)
@@ -168,17 +184,20 @@ void relay_end_turn(struct relay *r)
     while (r->home.calls.len)
         call_cut_first(&r->home);
     r->turn = NULL;
+    door_set_open(&r->door, r->trial != NULL);
 }
 
 void relay_begin_trial(struct relay *r, struct relay_trial *trial)
 {
     BUG_ON(r->turn || r->trial || r->home.calls.len || !trial->answer);
     r->trial = trial;
+    door_set_open(&r->door, true);
 }
 
 void relay_end_trial(struct relay *r)
 {
     r->trial = NULL;
+    door_set_open(&r->door, r->turn != NULL);
 }
 
 void relay_free(struct relay *r)
@@ -186,7 +205,9 @@ void relay_free(struct relay *r)
     if (!r)
         return;
     relay_end_turn(r);
+    door_close(&r->door);
     evhttp_free(r->http);
+    door_release(&r->door);
     unlink(r->path);
     free(r->path);
     free(r);

@@ -4,7 +4,8 @@
  * worker by its socket, puts in the operator's credential, writes the parameters the CLI has no
  * flag for into the request's JSON, forwards with libcurl (TLS verified) and streams the response
  * back, reading usage, stop reason, status, request id and retry-after as they pass. A call that
- * comes while no turn is open is refused (403) and counted. `HEAD /` is answered here.
+ * comes while no turn is open is refused (403) and counted. `HEAD /` is answered here. What a tool
+ * inside the worker can take of this server through the socket is limited: see door.h.
  *
  * A stop_reason "max_tokens" or "model_context_window_exceeded" is shown to the CLI as "end_turn"
  * (it would otherwise go on by itself with hidden extra calls); the true one is in the turn. */
@@ -25,7 +26,8 @@ struct upstream_opts {
     int64_t connect_timeout_ms, first_byte_timeout_ms, idle_timeout_ms;
     int max_retries; /* before the first byte of a response: 429, 500, 502, 503, 529, connect */
     int64_t retry_base_ms; /* delay before the first retry, doubled for each further one; 0 = 500 */
-    const char *ca_file;   /* PEM certificates to trust instead of the system's; NULL = those */
+    int64_t request_timeout_ms; /* for a worker's request to come in whole; 0 = 30 s */
+    const char *ca_file; /* PEM certificates to trust instead of the system's; NULL = those */
 };
 struct upstream *upstream_new(struct loop *loop, const struct upstream_opts *opts, struct err *err);
 void upstream_free(struct upstream *up);
@@ -42,12 +44,13 @@ struct relay_turn {
     const char *request_id; /* for logs */
     bool many;              /* the turn may call again after an answer (a tool loop does), but no
                                other model than at first: a tool can reach the socket, too */
+    const char *only_model; /* with many: the one to call; NULL or "" = that of the first call */
     int max_calls;          /* with many: more are refused; 0 = no limit */
-    /* out: */
+    /* out: (relay_begin_turn clears what is "of the last call", and keeps the counts) */
     int calls; /* requests forwarded (retries not counted) */
     int retries;
     int64_t input_tokens, output_tokens, cache_creation_tokens, cache_read_tokens;
-    char model[100];      /* with many: of the first call */
+    char model[100];      /* with many: only_model, or that of the first call */
     bool answered;        /* a whole message came and was passed on; further calls are refused */
     bool estimated;       /* a call was cut off before its final usage: output is an estimate,
                              one token per 4 bytes of text seen, at least what was reported */

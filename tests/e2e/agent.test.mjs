@@ -400,7 +400,8 @@ test('what a command leaves running ends with its turn', LIMIT, async () => {
   const command = `echo kept > f; (setsid sleep ${NAP} > /dev/null 2>&1 &)`;
   const { sessionId } = await agent([bash(command)]);
   await eventually(() => running(NAP).length === 0, { ms: 5000 });
-  assert.ok(await gw.metrics('claudegate_worker_ends_total', { reason: 'left_processes' }) >= 1);
+  await eventually(async () =>
+    await gw.metrics('claudegate_worker_ends_total', { reason: 'left_processes' }) >= 1);
   const { out } = await agent([bash('cat f')], { sessionId });
   assert.deepEqual(out, ['kept']);
 });

@@ -669,7 +669,9 @@ test('a silent stream is kept alive with comments', LIMIT, async (t) => {
   const response = await fetch(`${quiet.url}/api/chat`, {
     method: 'POST', signal: abort.signal,
     headers: { authorization: `Bearer ${await quiet.key()}`, 'content-type': 'application/json' },
-    body: JSON.stringify({ message: fake({ text: 'one two', chunk: 4, stall: true, stall_after: 1 }), stream: true }),
+    body: JSON.stringify({
+      message: fake({ text: 'one two', chunk: 4, stall: true, stall_after: 1 }), stream: true,
+    }),
   });
   const from = Date.now();
   let text = '';

@@ -316,7 +316,7 @@ class FakeWorld extends World {
     const fault = random(15);
     if (fault === 0) Object.assign(step, { exit_at: 'init', once: join(this.dir, kept) });
     if (fault === 1) Object.assign(step, { error: { status: 400, message: kept } });
-    if (fault === 2 && random(3) === 0) Object.assign(step, { later: { at: 'question', do: 'exit' } });
+    if (fault === 2 && random(3) === 0) step.later = { at: 'question', do: 'exit' };
     const message = [{ type: 'text', text: `${asked} ${tenant.secret()}` },
       { type: 'text', text: fake(step) }];
     if (random(4) === 0) {

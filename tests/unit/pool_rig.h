@@ -346,7 +346,7 @@ static int rig_set_up(void **state)
                                   .model = MODEL,
                                   .pass_env = "FAKE_LOG,FAKE_SCRIPT,FAKE_SLOW_START_MS,"
                                               "FAKE_EXIT_AT_START,FAKE_STDERR,FAKE_UPSTREAM,"
-                                              "FAKE_NO_INJECTION,FAKE_NO_BOUNDARY",
+                                              "FAKE_NO_INJECTION,FAKE_NO_BOUNDARY,FAKE_LATER",
                                   .run_dir = rig.run_dir,
                                   .max_workers = 4,
                                   .min_spare = 1,
@@ -432,9 +432,9 @@ static bool directory_is_empty(const char *path)
 
 static int rig_tear_down(void **state)
 {
-    static const char *const variables[] = {"FAKE_UPSTREAM", "FAKE_NO_INJECTION",
-                                            "FAKE_NO_BOUNDARY", "FAKE_SLOW_START_MS",
-                                            "FAKE_EXIT_AT_START"};
+    static const char *const variables[] = {"FAKE_UPSTREAM",      "FAKE_NO_INJECTION",
+                                            "FAKE_NO_BOUNDARY",   "FAKE_SLOW_START_MS",
+                                            "FAKE_EXIT_AT_START", "FAKE_LATER"};
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(variables); i++)
         unsetenv(variables[i]);

@@ -277,6 +277,11 @@ static void test_usage_of_the_tree(void **state)
     use_and_look(b, "/cc/claude --inside eat 80; exit");
 }
 
+static bool has_two_lines(const struct rig *r)
+{
+    return r->line_count >= 2;
+}
+
 static void test_usage_of_a_small_one(void **state)
 {
     struct box *b = *state;
@@ -287,6 +292,25 @@ static void test_usage_of_a_small_one(void **state)
     assert_in_range(u.rss_kb, 0, 20000); /* the kernel counts in batches: little may read as none */
     assert_in_range(u.cpu_ms, 0, 1000);
     assert_int_equal(u.processes, 1);
+}
+
+/* Right after a sample that may be remembered. */
+static void test_usage_that_is_fresh(void **state)
+{
+    struct box *b = *state;
+    struct child_usage u;
+    struct err err;
+    struct rig *r = b->rig;
+    rig_spawn_sh(r, "echo ready; read x; sleep 60 & echo left; read x; kill $!");
+    assert_true(rig_run_until(r, has_line, 10000));
+    for (int64_t seen = 1; seen <= 2; seen++) {
+        assert_true(child_usage_fresh(r->child, &u));
+        assert_int_equal(u.processes, seen);
+        if (seen == 1) {
+            assert_int_equal(child_write(r->child, str_c("go\n"), &err), 0);
+            assert_true(rig_run_until(r, has_two_lines, 10000));
+        }
+    }
 }
 
 #endif

@@ -1,5 +1,5 @@
 /* test_core.c - what everything else stands on: errors, text, buffers, clocks, ids, JSON, the
- * loop and the log. The cases are in core_*.h, by subject. */
+ * loop, the log, trees of files. The cases are in core_*.h, by subject. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,9 +10,11 @@
 #include "core_log.h"
 #include "core_loop.h"
 #include "core_text.h"
+#include "core_tree.h"
 
 #define LOOP_TEST(f) cmocka_unit_test_setup_teardown(f, loop_set_up, loop_tear_down)
 #define LOG_TEST(f)  cmocka_unit_test_setup_teardown(f, log_set_up, log_tear_down)
+#define TREE_TEST(f) cmocka_unit_test_setup_teardown(f, tree_set_up, tree_tear_down)
 
 static const struct CMUnitTest text_tests[] = {
     cmocka_unit_test(test_err_every_code_has_a_row),
@@ -88,6 +90,13 @@ static const struct CMUnitTest log_tests[] = {
     LOG_TEST(test_log_console),
 };
 
+static const struct CMUnitTest tree_tests[] = {
+    TREE_TEST(test_tree_without_permissions),
+    TREE_TEST(test_tree_deeper_than_a_path),
+    TREE_TEST(test_tree_follows_no_links),
+    TREE_TEST(test_tree_can_be_given_up),
+};
+
 int main(void)
 {
     id_init();
@@ -95,5 +104,6 @@ int main(void)
     failed += cmocka_run_group_tests(data_tests, NULL, NULL);
     failed += cmocka_run_group_tests(loop_tests, NULL, NULL);
     failed += cmocka_run_group_tests(log_tests, NULL, NULL);
+    failed += cmocka_run_group_tests(tree_tests, NULL, NULL);
     return failed;
 }

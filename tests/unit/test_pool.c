@@ -9,8 +9,10 @@
 #include "pool_rig.h"
 
 #include "pool_agent_cases.h"
+#include "pool_breaker_cases.h"
 #include "pool_class_cases.h"
 #include "pool_fault_cases.h"
+#include "pool_rundir_cases.h"
 #include "pool_state_cases.h"
 #include "pool_storm.h"
 
@@ -487,6 +489,14 @@ int main(void)
         POOL_TEST(test_cancel_while_its_process_starts),
         POOL_TEST(test_a_start_for_a_turn_that_fails),
         POOL_TEST(test_a_key_that_crashes_has_to_pause),
+        POOL_TEST(test_a_death_in_the_trial_is_a_failed_start),
+        POOL_TEST(test_a_hang_in_the_trial_is_a_failed_start),
+        POOL_TEST(test_two_slow_trials_are_no_verdict),
+        POOL_TEST(test_an_outage_of_starts_ends),
+        POOL_TEST(test_a_start_for_a_turn_fails_alone),
+        POOL_TEST(test_a_start_for_a_turn_that_works_ends_the_pause),
+        POOL_TEST(test_waiting_turns_of_a_crashing_key_pause),
+        POOL_TEST(test_leaving_does_not_hide_a_crash),
         POOL_TEST(test_workers_are_listed),
         POOL_TEST(test_drain),
         POOL_TEST(test_a_process_for_each_workspace),
@@ -521,6 +531,11 @@ int main(void)
         POOL_TEST(test_nothing_is_taken_after_stop),
         POOL_TEST(test_stop_at_any_moment),
         POOL_TEST(test_two_thousand_random_turns),
+        RUNDIR_TEST(test_rundir_start_clears),
+        RUNDIR_TEST(test_rundir_start_survives),
+        RUNDIR_TEST(test_rundir_name_taken),
+        RUNDIR_TEST(test_rundir_remove_frees_the_name),
+        RUNDIR_TEST(test_rundir_make_leaves_nothing),
     };
     struct err err;
     struct log_opts quiet = {.level = LOG_ERROR, .console = getenv("CG_TEST_LOG") != NULL};

@@ -49,6 +49,7 @@ int main(int argc, char **argv)
         BOX_TEST(test_alive_is_the_kernels_word),
         BOX_TEST(test_usage_of_the_tree),
         BOX_TEST(test_usage_of_a_small_one),
+        BOX_TEST(test_usage_that_is_fresh),
         BOX_TEST(test_cgroup_is_located),
         FAKE_TEST(test_cgroup_files),
         FAKE_TEST(test_cgroup_takes_what_there_is),

@@ -1,5 +1,6 @@
 /* test_upstream.c - the relay between a raw CLI and a scripted upstream, on one loop; and its
  * parts (upstream_parts.h). */
+#include "upstream_door.h"
 #include "upstream_ends.h"
 #include "upstream_parts.h"
 #include "upstream_rig.h"
@@ -769,6 +770,14 @@ int main(void)
         cmocka_unit_test(the_relay_goes_with_calls_under_way),
         cmocka_unit_test(a_slow_cli_slows_upstream),
         cmocka_unit_test(a_giant_event_passes_unseen),
+        cmocka_unit_test(a_crowd_gets_sixteen_places),
+        cmocka_unit_test(half_sent_bodies_are_bounded),
+        cmocka_unit_test(one_large_request_at_a_time),
+        cmocka_unit_test(a_request_comes_in_time_or_not_at_all),
+        cmocka_unit_test(nobody_sends_ahead_without_end),
+        cmocka_unit_test(the_programs_own_ways_pass),
+        cmocka_unit_test(a_turn_may_be_told_its_model),
+        cmocka_unit_test(a_second_try_starts_clean),
         cmocka_unit_test(a_certificate_must_be_trusted),
     };
     struct err err;

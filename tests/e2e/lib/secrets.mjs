@@ -57,8 +57,8 @@ export class Secrets {
 
 /** A PNG of one pixel with a text in it, as base64. */
 export function imageWith(text) {
-  const plain = Buffer.from('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGA' +
-    'WjR9awAAAABJRU5ErkJggg==', 'base64');
+  const plain = Buffer.from('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk' +
+    '+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==', 'base64');
   const type = Buffer.from('tEXt');
   const data = Buffer.from(`Comment\0${text}`, 'latin1');
   const length = Buffer.alloc(4);

@@ -3,7 +3,7 @@
  * Everything goes through descriptors of directories, so that a name that becomes a link meanwhile
  * leads nowhere. Directories without permissions get them. A tree too deep for as many descriptors
  * is flattened: what lies DEPTH_MAX below is moved to the top and removed from there. */
-#include "session/tree.h"
+#include "core/tree.h"
 
 #include <dirent.h>
 #include <errno.h>

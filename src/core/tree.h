@@ -1,6 +1,6 @@
-/* tree.h - removes a directory that somebody else has filled. Private to session/. */
-#ifndef CG_SESSION_TREE_H
-#define CG_SESSION_TREE_H
+/* tree.h - removes a directory that somebody else has filled. */
+#ifndef CG_CORE_TREE_H
+#define CG_CORE_TREE_H
 
 #include "core/err.h"
 
