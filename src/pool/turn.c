@@ -235,13 +235,18 @@ static int status_of_error_type(const char *type)
     return 502;
 }
 
+static int broken_off(struct err *err)
+{
+    return err_set(err, ERR_UPSTREAM, "The upstream API broke off in the middle of its answer");
+}
+
 static int api_error(const struct turn *t, const struct cli_msg *msg, struct err *err)
 {
     const struct relay_turn *r = &t->relay;
     if (r->failure == RELAY_TIMED_OUT)
         return err_set(err, ERR_TIMEOUT, "The upstream API did not answer in time");
     if (r->failure == RELAY_UNREACHABLE && r->status)
-        return err_set(err, ERR_UPSTREAM, "The upstream API broke off in the middle of its answer");
+        return broken_off(err);
     if (r->status / 100 == 3)
         return err_set(err, ERR_UPSTREAM, "Upstream answered %d, a redirect", r->status);
     if (r->failure == RELAY_UNREACHABLE)
@@ -250,6 +255,8 @@ static int api_error(const struct turn *t, const struct cli_msg *msg, struct err
         return upstream_status_error(t, r->status, err);
     if (r->error_type[0])
         return upstream_status_error(t, status_of_error_type(r->error_type), err);
+    if (msg->api_error_status >= 400 && r->calls > 0 && r->status / 100 == 2)
+        return broken_off(err); /* the relay refused what the CLI tried after half an answer */
     if (msg->api_error_status >= 400)
         return upstream_status_error(t, msg->api_error_status, err);
     int n = (int)(msg->result.len < 300 ? msg->result.len : 300);
@@ -304,6 +311,8 @@ static int judge(const struct turn *t, const struct cli_msg *msg, const struct e
         return err_set(err, ERR_TOO_LARGE, "The answer is larger than this server handles");
     if (answer_is_whole(t))
         return 0;
+    if (t->relay.answered && t->message.block && !t->relay.many) /* whatever the CLI made of it */
+        return broken_off(err);
     if (!msg) {
         *err = *why;
         return -1;
@@ -315,7 +324,7 @@ static int judge(const struct turn *t, const struct cli_msg *msg, const struct e
     if (t->seen_messages == 0)
         return err_set(err, ERR_WORKER, "the turn ended without an answer");
     if (!t->message.stop_reason[0] || t->message.block) /* or a block without its end */
-        return err_set(err, ERR_UPSTREAM, "The upstream API broke off in the middle of its answer");
+        return broken_off(err);
     return 0;
 }
 

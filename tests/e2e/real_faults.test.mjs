@@ -321,7 +321,6 @@ const garbage = {
   'only an end': [END],
   'no start': WHOLE.slice(1),
   'no block start': [START, delta(TEXT), CLOSE, STOP, END],
-  'no block end': [START, OPEN, delta(TEXT), STOP, END],
   'no stop reason': [START, OPEN, delta(TEXT), CLOSE, END],
   'no end': WHOLE.slice(0, -1),
   'two starts': [START, ...WHOLE],
