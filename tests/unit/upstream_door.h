@@ -48,7 +48,7 @@ static void a_crowd_gets_sixteen_places(void **state)
     struct step steps[] = {chunked(&b, STREAM)};
     int fds[CROWD];
     (void)state;
-    door_rig(&rig, steps, 1, 300);
+    door_rig(&rig, steps, 1, 1500);
     cli_close(&rig.cli);
     run_for(&rig, 20);
     size_t before = open_descriptors();
@@ -58,15 +58,15 @@ static void a_crowd_gets_sixteen_places(void **state)
     }
     assert_int_equal(open_descriptors() - before - CROWD, 16);
     /* the CLI comes last, and is served when those that say nothing have been sent away */
-    for (size_t i = 40; i < CROWD; i++)
+    for (size_t i = 20; i < CROWD; i++)
         close(fds[i]);
-    run_for(&rig, 400);
+    run_for(&rig, 2700);
     cli_open(&rig.cli, rig.loop, rig.path);
     ask_and_wait(&rig);
     assert_status(&rig, 200);
-    for (size_t i = 0; i < 40; i++)
+    for (size_t i = 0; i < 20; i++)
         close(fds[i]);
-    run_for(&rig, 20);
+    run_for(&rig, 100);
     assert_int_equal(open_descriptors(), before + 4); /* the CLI's two ends, upstream's two */
     rig_close(&rig);
 }
@@ -139,9 +139,19 @@ static void half_sent_bodies_are_bounded(void **state)
     }
 }
 
-static bool both_seen(struct rig *rig)
+static bool first_seen(struct rig *rig)
 {
-    return rig->fake.request_count == 2;
+    return rig->fake.request_count == 1;
+}
+
+static void large_body(struct buf *b)
+{
+    AUTO(free_charp) char *fill = x_calloc(1, 30 * MB);
+    memset(fill, 'x', 30 * MB - 1);
+    buf_init(b, 64 * MB);
+    buf_adds(b, "{\"model\":\"m\",\"x\":\"");
+    buf_adds(b, fill);
+    buf_adds(b, "\"}");
 }
 
 /* A second large one is refused in so many words; the first, and a small one, go their way. */
@@ -150,31 +160,26 @@ static void one_large_request_at_a_time(void **state)
     struct rig rig;
     struct cli large[2];
     AUTO(buf_release) struct buf body, b;
-    struct step late = chunked(&b, STREAM);
-    late.delay_ms = 3000;
-    struct step steps[] = {late, late};
+    struct step steps[] = {{.bytes = "", .delay_ms = 1}, chunked(&b, STREAM)};
     (void)state;
     door_rig(&rig, steps, 2, 0);
-    buf_init(&body, 64 * MB);
-    buf_adds(&body, "{\"model\":\"m\",\"x\":\"");
-    AUTO(free_charp) char *fill = x_calloc(1, 30 * MB);
-    memset(fill, 'x', 30 * MB - 1);
-    buf_adds(&body, fill);
-    buf_adds(&body, "\"}");
-    for (size_t i = 0; i < 2; i++) {
-        cli_open(&large[i], rig.loop, rig.path);
-        cli_send(&large[i], "/v1/messages", "", buf_str(&body));
-        run_for(&rig, 1000);
-    }
-    cli_send(&rig.cli, "/v1/messages", "", ask);
-    assert_true(run_until(&rig, both_seen, 5000));
-    assert_int_equal(response_status(&large[0].in), 0);
-    assert_true(response_status(&large[1].in) == 413 || large[1].broken || large[1].eof);
-    assert_true(run_until(&rig, cli_has_response, 5000));
+    large_body(&body);
+    cli_open(&large[0], rig.loop, rig.path);
+    cli_send(&large[0], "/v1/messages", "", buf_str(&body));
+    assert_true(run_until(&rig, first_seen, 20000)); /* whole, and not answered yet */
+    cli_open(&large[1], rig.loop, rig.path);
+    cli_send(&large[1], "/v1/messages", "", buf_str(&body));
+    for (int i = 0; i < 1000 && !response_status(&large[1].in) && !large[1].broken; i++)
+        run_for(&rig, 10);
+    /* its connection is closed with bytes unread, which may overtake the answer */
+    assert_true(response_status(&large[1].in) == 413 || large[1].broken);
+    ask_and_wait(&rig);
     assert_status(&rig, 200);
-    run_for(&rig, 500);
-    assert_int_equal(response_status(&large[0].in), 200);
     assert_int_equal(rig.turn.calls, 2);
+    evbuffer_add_printf(bufferevent_get_output(rig.fake.conns[0]->bev), "%s", b.data);
+    for (int i = 0; i < 500 && !response_status(&large[0].in); i++)
+        run_for(&rig, 10);
+    assert_int_equal(response_status(&large[0].in), 200);
     cli_close(&large[0]);
     cli_close(&large[1]);
     rig_close(&rig);
