@@ -255,8 +255,6 @@ static int api_error(const struct turn *t, const struct cli_msg *msg, struct err
         return upstream_status_error(t, r->status, err);
     if (r->error_type[0])
         return upstream_status_error(t, status_of_error_type(r->error_type), err);
-    if (msg->api_error_status >= 400 && r->calls > 0 && r->status / 100 == 2)
-        return broken_off(err); /* the relay refused what the CLI tried after half an answer */
     if (msg->api_error_status >= 400)
         return upstream_status_error(t, msg->api_error_status, err);
     int n = (int)(msg->result.len < 300 ? msg->result.len : 300);
@@ -309,10 +307,10 @@ static int judge(const struct turn *t, const struct cli_msg *msg, const struct e
     }
     if (t->message.too_large)
         return err_set(err, ERR_TOO_LARGE, "The answer is larger than this server handles");
+    if (t->relay.half) /* whatever the CLI made of it: it asks again, and tells that call's status */
+        return broken_off(err);
     if (answer_is_whole(t))
         return 0;
-    if (t->relay.answered && t->message.block && !t->relay.many) /* whatever the CLI made of it */
-        return broken_off(err);
     if (!msg) {
         *err = *why;
         return -1;

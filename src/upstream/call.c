@@ -168,7 +168,9 @@ static void over(struct call *call)
     add_numbers(call);
     if (!call->count_tokens) {
         call->home->settled = true;
-        call->turn->answered |= call->meter.stopped && call->status / 100 == 2;
+        bool answered = call->meter.stopped && call->status / 100 == 2;
+        call->turn->answered |= answered;
+        call->turn->half |= answered && call->meter.open_blocks > 0;
     }
     call->state = CALL_OVER;
     call->turn = NULL;

@@ -134,6 +134,10 @@ bool meter_event(struct meter *m, struct str name, struct str data, struct buf *
 {
     if (str_eq_c(name, "content_block_delta"))
         m->text_bytes += delta_length(data);
+    else if (str_eq_c(name, "content_block_start"))
+        m->open_blocks++;
+    else if (str_eq_c(name, "content_block_stop"))
+        m->open_blocks -= m->open_blocks > 0;
     else if (str_eq_c(name, "message_start"))
         on_message_start(m, data);
     else if (str_eq_c(name, "message_delta"))

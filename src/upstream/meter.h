@@ -11,6 +11,7 @@ struct meter {
     uint64_t text_bytes; /* of text, thinking and tool input seen so far */
     bool final;          /* the final usage was seen */
     bool stopped;        /* message_stop was seen: nothing of interest follows */
+    int open_blocks;     /* begun and not ended */
     char stop_reason[40];
     char error_type[48];
     char error_message[300];

@@ -154,7 +154,7 @@ struct relay *relay_new(struct upstream *up, const char *socket_path, struct err
 /* A turn may be tried again on another worker: how the first try ended is not how it ends. */
 static void forget_last_call(struct relay_turn *turn)
 {
-    turn->answered = false;
+    turn->answered = turn->half = false;
     turn->status = turn->retry_after_s = 0;
     turn->failure = RELAY_OK;
     turn->stop_reason[0] = turn->upstream_request_id[0] = '\0';

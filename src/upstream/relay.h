@@ -52,6 +52,7 @@ struct relay_turn {
     int64_t input_tokens, output_tokens, cache_creation_tokens, cache_read_tokens;
     char model[100];      /* with many: only_model, or that of the first call */
     bool answered;        /* a whole message came and was passed on; further calls are refused */
+    bool half;            /* it ended inside a block: upstream left out the block's end */
     bool estimated;       /* a call was cut off before its final usage: output is an estimate,
                              one token per 4 bytes of text seen, at least what was reported */
     char stop_reason[40]; /* of the last call, the true one; "" = none seen */

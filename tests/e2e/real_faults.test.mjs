@@ -161,8 +161,9 @@ test('kill -9 at any moment of a turn: an answer, or an error, and one row', LIM
   await up.script([say(TEXT, { word_delay_ms: 5, repeat: -1 })]);
   const outcomes = [];
   for (let i = 0; i < 6; i++) {
+    const { key } = await gw.createKey(); // one that crashes five in a row has to pause
     await ready();
-    const answer = gw.collect({ message: `go ${i}` }).catch((error) => error);
+    const answer = gw.collect({ message: `go ${i}` }, { key }).catch((error) => error);
     await sleep(i * 12);
     let pid = 0;
     try {
@@ -321,6 +322,7 @@ const garbage = {
   'only an end': [END],
   'no start': WHOLE.slice(1),
   'no block start': [START, delta(TEXT), CLOSE, STOP, END],
+  'no block end': [START, OPEN, delta(TEXT), STOP, END],
   'no stop reason': [START, OPEN, delta(TEXT), CLOSE, END],
   'no end': WHOLE.slice(0, -1),
   'two starts': [START, ...WHOLE],

@@ -143,7 +143,8 @@ export class Books {
       { what: 'the killed ones reaped' });
     await eventually(async () => {
       const { workers, queued } = await this.#gw.pool();
-      return workers.spare === this.#spares && queued === 0 &&
+      const alive = this.#gw.workers(); // what was reaped may still be counted for a moment
+      return workers.spare === this.#spares && queued === 0 && alive.length === this.#spares &&
         workers.idle + workers.busy + workers.starting + workers.ending === 0;
     }, { ms: SETTLE_MS, what: 'only fresh workers' });
   }
