@@ -48,6 +48,7 @@ struct app {
     struct standin *standin;
     struct upstream *upstream;
     struct cli_profile agent;
+    struct zone *zone;
     char *claude_bin, *claude_version, *run_dir, *base_url;
     int lock_fd;
     struct event *sig_term, *sig_int, *sig_hup;
@@ -236,24 +237,9 @@ static int bootstrap(struct app *a)
 
 /* --- modules ----------------------------------------------------------------------------- */
 
-struct restore {
-    struct setup_wait wait;
-    struct app *app;
-};
-
-static void on_sums(void *ctx, const struct usage_sum *sums, size_t count, const struct err *err)
+static void on_restored(void *ctx, const struct err *err)
 {
-    struct restore *r = ctx;
-    for (size_t i = 0; i < count && !err; i++)
-        limit_restore(r->app->gw.limits, sums[i].api_key_id, sums[i].requests, sums[i].tokens,
-                      clock_wall_ms());
-    setup_answered(&r->wait, err);
-}
-
-static void on_journal(void *ctx, const struct err *err)
-{
-    struct restore *r = ctx;
-    setup_answered(&r->wait, err);
+    setup_answered(ctx, err);
 }
 
 /* A turn that was running when an earlier server was killed. */
@@ -284,13 +270,9 @@ static int open_inflight(struct app *a, struct err *err)
 /* Blocking: what an earlier run left in the journal, then what the day has seen. */
 static int restore_limits(struct app *a)
 {
-    struct restore replay = {.wait.loop = a->loop, .app = a}, sums = replay;
-    journal_flush(a->gw.journal, on_journal, &replay);
-    if (setup_wait(&replay.wait) != 0)
-        return -1;
-    int64_t now = clock_wall_ms();
-    usage_sums_since(a->gw.db, now - now % 86400000, on_sums, &sums);
-    return setup_wait(&sums.wait);
+    struct setup_wait wait = {.loop = a->loop};
+    gateway_restore_limits(&a->gw, on_restored, &wait);
+    return setup_wait(&wait);
 }
 
 static int open_sandbox(struct app *a, struct err *err)
@@ -418,12 +400,28 @@ static struct http_server *open_server(struct app *a, struct err *err)
     return http_server_new(a->loop, &o, err);
 }
 
+static int open_limits(struct app *a, struct err *err)
+{
+    static const enum limit_away policies[] = {[CONF_AWAY_CLOSED] = LIMIT_AWAY_CLOSED,
+                                               [CONF_AWAY_OPEN] = LIMIT_AWAY_OPEN,
+                                               [CONF_AWAY_SHARE] = LIMIT_AWAY_SHARE};
+    struct gateway *g = &a->gw;
+    g->shared = setup_open_shared(a->conf, a->loop, err);
+    if (!g->shared)
+        return -1;
+    struct limits_opts o = {.loop = a->loop,
+                            .shared = g->shared,
+                            .zone = a->zone,
+                            .away = policies[a->conf->limits.when_redis_is_away]};
+    g->limits = limits_new(&o);
+    return 0;
+}
+
 static int open_store(struct app *a, struct err *err)
 {
     struct gateway *g = &a->gw;
-    AUTO(free_charp) char *url = setup_database_url(a->conf);
     AUTO(free_charp) char *journal_dir = x_printf("%s/journal", a->conf->data_dir);
-    g->db = db_open(a->loop, url, err);
+    g->db = setup_open_database(a->conf, a->loop, err);
     if (!g->db)
         return -1;
     g->journal = journal_open(a->loop, g->db, journal_dir, err);
@@ -431,7 +429,8 @@ static int open_store(struct app *a, struct err *err)
         return -1;
     if (open_inflight(a, err) != 0)
         return -1;
-    g->limits = limits_new();
+    if (open_limits(a, err) != 0)
+        return -1;
     if (restore_limits(a) != 0)
         return err_set(err, ERR_UNAVAILABLE, "the database could not be read");
     return 0;
@@ -441,6 +440,9 @@ static int open_all(struct app *a, struct err *err)
 {
     struct gateway *g = &a->gw;
     const struct conf *c = a->conf;
+    a->zone = zone_new(c->limits.timezone, err); /* before there are threads */
+    if (!a->zone)
+        return -1;
     if (make_data_dir(a, err) != 0 || open_logs(c, err) != 0 || find_claude(a, err) != 0)
         return -1;
     a->run_dir = choose_run_dir(c);
@@ -660,6 +662,8 @@ static void close_all(struct app *a)
     workspaces_free(g->workspaces);
     sessions_free(g->sessions);
     limits_free(g->limits);
+    shared_close(g->shared);
+    zone_free(a->zone);
     upstream_free(a->upstream);
     standin_free(a->standin);
     free_event(&a->sig_term);

@@ -28,6 +28,7 @@ static const struct {
     {"user", cmd_user, "create users"},
     {"workers", cmd_workers, "show the running server's workers, or retire them"},
     {"config", cmd_config, "check or show the configuration"},
+    {"migrate", cmd_migrate, "show or apply the steps of the database's schema"},
     {"doctor", cmd_doctor, "say what is missing on this machine"},
     {"version", cmd_version, "print the version"},
 };

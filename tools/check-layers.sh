@@ -6,7 +6,7 @@
 # From the bottom up; a layer may use itself and the ranks below, not its neighbours of one rank.
 LAYERS='core
 conf metrics
-db http child
+db shared http child vault
 store cli upstream
 auth limit pool session
 gateway

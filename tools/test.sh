@@ -3,7 +3,8 @@
 # last line is "N passed, N failed" (", N skipped" may follow) over all of them.
 #
 # T=pattern (grep -E) runs the parts whose name matches: structure/layers, unit/<module>,
-# fuzz/<name>, e2e/<file>. E2E_FILE_TIMEOUT (seconds, 300) bounds each end-to-end file.
+# fuzz/<name>, e2e/<file>, e2e-postgres/<file>. E2E_FILE_TIMEOUT (seconds, 300) bounds each
+# end-to-end file.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 T=${T:-}
@@ -126,30 +127,47 @@ no_sanitizer_report() { # no_sanitizer_report DIR
     return 1
 }
 
+# What depends on the database runs on PostgreSQL once more; postgres.test.mjs always does.
+ON_POSTGRES='keys lifecycle real_chat'
+
+node_tests() { # node_tests NAME FILE...
+    local name=$1 tap=build-asan/$1.tap concurrency=1 sums
+    shift
+    [ $# -gt 0 ] || return 0
+    say "test: $name, $# files, claudegate with sanitizers"
+    rm -f "$tap"
+    [ "$(nproc)" -lt 4 ] || concurrency=2
+    timeout -k 10 "${E2E_TIMEOUT:-3600}" node --test "--test-concurrency=$concurrency" \
+        "--test-timeout=$((${E2E_FILE_TIMEOUT:-300} * 1000))" \
+        --test-reporter=spec --test-reporter-destination=stdout \
+        --test-reporter=tap --test-reporter-destination="$tap" "$@" || true
+    sums=$(node tools/sum-tests.mjs e2e "$tap")
+    # shellcheck disable=SC2086 # three numbers
+    add $sums "$name, see above"
+}
+
 run_e2e() {
-    local files=() f before sums concurrency=1
+    local files=() again=() f before
     for f in tests/e2e/*.test.mjs; do
         if [ -f "$f" ] && selected "e2e/$(basename "$f")"; then
             files+=("$f")
         fi
     done
-    [ ${#files[@]} -gt 0 ] || return 0
-    say "test: end-to-end, ${#files[@]} files, claudegate with sanitizers"
-    local logs=$ROOT/build-asan/sanitizer-reports tap=build-asan/e2e.tap
-    rm -rf "$logs" "$tap"
+    for f in $ON_POSTGRES; do
+        if selected "e2e-postgres/$f.test.mjs"; then
+            again+=("tests/e2e/$f.test.mjs")
+        fi
+    done
+    [ $((${#files[@]} + ${#again[@]})) -gt 0 ] || return 0
+    local logs=$ROOT/build-asan/sanitizer-reports
+    rm -rf "$logs"
     mkdir -p "$logs"
     sanitizer_options "exitcode=99:log_path=$logs/report"
     CLAUDEGATE_BIN=$ROOT/build-asan/claudegate
     . tools/binaries.sh
-    [ "$(nproc)" -lt 4 ] || concurrency=2
     before=$(test_processes)
-    timeout -k 10 "${E2E_TIMEOUT:-3600}" node --test "--test-concurrency=$concurrency" \
-        "--test-timeout=$((${E2E_FILE_TIMEOUT:-300} * 1000))" \
-        --test-reporter=spec --test-reporter-destination=stdout \
-        --test-reporter=tap --test-reporter-destination="$tap" "${files[@]}" || true
-    sums=$(node tools/sum-tests.mjs e2e "$tap")
-    # shellcheck disable=SC2086 # three numbers
-    add $sums "end-to-end tests, see above"
+    node_tests e2e "${files[@]}"
+    TEST_DATABASE=postgres node_tests e2e-postgres "${again[@]}"
     if nothing_left_behind "$before"; then
         add 1 0 0 ""
     else

@@ -82,14 +82,12 @@ struct conf *cmd_load_conf(const char *path)
 int cmd_open_db(const struct conf *conf, struct loop **ret_loop, struct db **ret_db)
 {
     struct err err;
-    char *url = setup_database_url(conf);
     struct loop *loop = loop_new();
     struct db *db = NULL;
     if (mkdir(conf->data_dir, 0700) != 0 && errno != EEXIST)
         err_set(&err, ERR_IO, "cannot create '%s': %s", conf->data_dir, strerror(errno));
     else
-        db = db_open(loop, url, &err);
-    free(url);
+        db = setup_open_database(conf, loop, &err);
     if (!db) {
         fprintf(stderr, "claudegate: %s\n", err.msg);
         loop_free(loop);

@@ -5,6 +5,7 @@
 #include "core/clock.h"
 #include "setup/make_key.h"
 #include "setup/setup.h"
+#include "store/key_json.h"
 
 #include <unistd.h>
 
@@ -23,6 +24,9 @@ static void usage(FILE *out)
           "  --requests-per-minute N    or 'unlimited'\n"
           "  --requests-per-day N       or 'unlimited'\n"
           "  --tokens-per-day N         or 'unlimited'\n"
+          "  --max-concurrent N         requests at once, or 'unlimited' (default)\n"
+          "  --cost-per-day USD         such as 2.50, or 'unlimited' (default)\n"
+          "  --cost-per-month USD       the same\n"
           "  --max-tokens N             of one answer, or 'unlimited'\n"
           "  --models LIST              comma-separated names, '*' matches anything\n"
           "  --no-streaming             refuse stream:true\n"
@@ -39,6 +43,7 @@ static void usage(FILE *out)
 
 struct options {
     const char *config, *user, *models, *expires, *rpm, *rpd, *tpd, *max_tokens, *priority;
+    const char *max_concurrent, *cost_per_day, *cost_per_month;
     bool json, no_streaming, allow_agent;
     struct new_key key;
     int64_t expires_at;
@@ -78,13 +83,9 @@ static void put_key(struct buf *b, const struct api_key *k, const char *text)
     put_time(b, "expiresAt", k->expires_at);
     buf_addc(b, ',');
     put_time(b, "lastUsedAt", k->last_used_at);
-    buf_adds(b, ",\"limits\":{");
-    put_limit(b, "requestsPerMinute", k->limits.requests_per_minute);
-    buf_addc(b, ',');
-    put_limit(b, "requestsPerDay", k->limits.requests_per_day);
-    buf_addc(b, ',');
-    put_limit(b, "tokensPerDay", k->limits.tokens_per_day);
-    buf_adds(b, "},\"permissions\":{\"models\":[");
+    buf_adds(b, ",\"limits\":");
+    key_limits_write(b, &k->limits);
+    buf_adds(b, ",\"permissions\":{\"models\":[");
     for (char **m = k->permissions.models; *m; m++) {
         if (m != k->permissions.models)
             buf_addc(b, ',');
@@ -164,6 +165,28 @@ static bool parse_models(const char *list, char **out)
     return true;
 }
 
+/* A sum in USD, or "unlimited". */
+static bool parse_cost(const char *option, const char *text, int64_t *ret_nano)
+{
+    *ret_nano = -1;
+    if (strcmp(text, "unlimited") == 0 || key_money_parse(str_c(text), ret_nano))
+        return true;
+    fprintf(stderr,
+            "claudegate: --%s: must be a sum in USD such as 2.50, at most 4000000 and with at most "
+            "nine digits after the point, or 'unlimited'; got '%s'\n",
+            option, text);
+    return false;
+}
+
+static bool fill_newer_limits(const struct options *o, struct key_limits *l)
+{
+    return (!o->max_concurrent ||
+            cmd_parse_limit("max-concurrent", o->max_concurrent, &l->max_concurrent)) &&
+           (!o->cost_per_day || parse_cost("cost-per-day", o->cost_per_day, &l->cost_per_day)) &&
+           (!o->cost_per_month ||
+            parse_cost("cost-per-month", o->cost_per_month, &l->cost_per_month));
+}
+
 static bool fill_limits(struct options *o, const struct conf *conf, struct api_key *k)
 {
     new_key_defaults(conf, k);
@@ -172,7 +195,8 @@ static bool fill_limits(struct options *o, const struct conf *conf, struct api_k
            (!o->rpd || cmd_parse_limit("requests-per-day", o->rpd, &k->limits.requests_per_day)) &&
            (!o->tpd || cmd_parse_limit("tokens-per-day", o->tpd, &k->limits.tokens_per_day)) &&
            (!o->max_tokens ||
-            cmd_parse_limit("max-tokens", o->max_tokens, &k->permissions.max_tokens));
+            cmd_parse_limit("max-tokens", o->max_tokens, &k->permissions.max_tokens)) &&
+           fill_newer_limits(o, &k->limits);
 }
 
 static bool fill_key(struct options *o, const struct conf *conf, struct api_key *k)
@@ -333,13 +357,23 @@ int cmd_key(int argc, char **argv)
 {
     struct options o = {.key = {.user = "admin"}};
     const struct cmd_option options[] = {
-        {"name", 0, &o.key.name, NULL},           {"user", 0, &o.key.user, NULL},
-        {"requests-per-minute", 0, &o.rpm, NULL}, {"requests-per-day", 0, &o.rpd, NULL},
-        {"tokens-per-day", 0, &o.tpd, NULL},      {"max-tokens", 0, &o.max_tokens, NULL},
-        {"models", 0, &o.models, NULL},           {"no-streaming", 0, NULL, &o.no_streaming},
-        {"allow-agent", 0, NULL, &o.allow_agent}, {"priority", 0, &o.priority, NULL},
-        {"expires", 0, &o.expires, NULL},         {"json", 0, NULL, &o.json},
-        {"config", 0, &o.config, NULL},           {0},
+        {"name", 0, &o.key.name, NULL},
+        {"user", 0, &o.key.user, NULL},
+        {"requests-per-minute", 0, &o.rpm, NULL},
+        {"requests-per-day", 0, &o.rpd, NULL},
+        {"tokens-per-day", 0, &o.tpd, NULL},
+        {"max-tokens", 0, &o.max_tokens, NULL},
+        {"models", 0, &o.models, NULL},
+        {"no-streaming", 0, NULL, &o.no_streaming},
+        {"allow-agent", 0, NULL, &o.allow_agent},
+        {"priority", 0, &o.priority, NULL},
+        {"expires", 0, &o.expires, NULL},
+        {"json", 0, NULL, &o.json},
+        {"max-concurrent", 0, &o.max_concurrent, NULL},
+        {"cost-per-day", 0, &o.cost_per_day, NULL},
+        {"cost-per-month", 0, &o.cost_per_month, NULL},
+        {"config", 0, &o.config, NULL},
+        {0},
     };
     int rc = cmd_options(argc, argv, options, 1, 2, usage);
     if (rc != CMD_GO_ON)

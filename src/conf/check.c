@@ -2,11 +2,13 @@
  *
  * URLs are taken apart by libcurl, the same parser that later connects: two parsers that disagree
  * about where the host is would let a credential out. */
+#include "conf/redis_url.h"
 #include "conf/settings.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>
 #include <curl/curl.h>
+#include <libpq-fe.h>
 
 #define PASS_ENV_MAX 20
 #define LISTEN_RULE                                                                              \
@@ -55,21 +57,90 @@ const char *check_listen(struct str value)
     return ok ? NULL : LISTEN_RULE;
 }
 
+#define POSTGRES_RULE                                                                    \
+    "must have the form postgres://user:password@host:port/database?option=value, with " \
+    "special characters written as %XX"
+
+/* A password whose @ or / is not escaped ends up as part of the host, the port or the database's
+ * name, and from there in messages. */
+static bool is_misread(const PQconninfoOption *o)
+{
+    const char *name = o->keyword, *value = o->val ? o->val : "";
+    if (strcmp(name, "port") == 0)
+        return value[strspn(value, "0123456789,")] != '\0';
+    return (strcmp(name, "host") == 0 || strcmp(name, "dbname") == 0) && strchr(value, '@');
+}
+
+/* libpq takes it apart, which later connects. What it says of an error may hold the password. */
+static const char *check_postgres_url(struct str value)
+{
+    AUTO(free_charp) char *text = str_dup(value);
+    char *why = NULL;
+    PQconninfoOption *info = PQconninfoParse(text, &why);
+    bool good = info != NULL;
+    for (const PQconninfoOption *o = info; o && o->keyword; o++)
+        good = good && !is_misread(o);
+    PQfreemem(why);
+    PQconninfoFree(info);
+    return good ? NULL : POSTGRES_RULE;
+}
+
 const char *check_database_url(struct str value)
 {
-    if (str_starts(value, "postgres:") || str_starts(value, "postgresql:"))
-        return "PostgreSQL is not supported by this version";
+    if (str_starts(value, "postgres://") || str_starts(value, "postgresql://"))
+        return check_postgres_url(value);
     bool ok = str_starts(value, "sqlite:") && value.len > strlen("sqlite:");
     /* "sqlite://name" would silently be a file in the root directory. */
     if (!ok || (str_starts(value, "sqlite://") && !str_starts(value, "sqlite:///")))
-        return "must be empty or sqlite:PATH";
+        return "must be empty, sqlite:PATH or postgres://...";
     return NULL;
 }
 
 const char *check_redis_url(struct str value)
 {
-    (void)value;
-    return "Redis is not supported by this version; must be empty";
+    struct redis_url url = {0};
+    const char *broken = redis_url_parse(value, &url);
+    redis_url_release(&url);
+    return broken;
+}
+
+#define PREFIX_MAX 64
+
+/* Braces would move the hash tag, by which a cluster finds the place of a key. */
+const char *check_redis_prefix(struct str value)
+{
+    if (value.len > PREFIX_MAX || check_token(value) || str_contains(value, "{") ||
+        str_contains(value, "}"))
+        return "must be at most 64 visible ASCII characters without spaces and braces";
+    return NULL;
+}
+
+#define ZONE_DIR "/usr/share/zoneinfo"
+
+static bool is_zone_name(struct str name)
+{
+    for (size_t i = 0; i < name.len; i++) {
+        if (!isalnum((unsigned char)name.p[i]) && !strchr("_+-/", name.p[i]))
+            return false;
+    }
+    return name.len > 0 && name.len <= 64 && name.p[0] != '/';
+}
+
+const char *check_timezone(struct str value)
+{
+    char magic[4] = "";
+    if (str_eq_c(value, "UTC"))
+        return NULL;
+    if (is_zone_name(value)) {
+        AUTO(free_charp) char *path = x_printf(ZONE_DIR "/%.*s", (int)value.len, value.p);
+        FILE *f = fopen(path, "rbe");
+        size_t n = f ? fread(magic, 1, sizeof(magic), f) : 0;
+        if (f)
+            fclose(f);
+        if (n == sizeof(magic) && memcmp(magic, "TZif", sizeof(magic)) == 0)
+            return NULL;
+    }
+    return "must be UTC or a time zone of " ZONE_DIR ", such as Europe/Berlin or Asia/Shanghai";
 }
 
 const char *check_token(struct str value)

@@ -17,6 +17,7 @@
 enum conf_demo { DEMO_OFF, DEMO_AUTO };
 enum conf_isolation { CONF_ISOLATE_KEY, CONF_ISOLATE_REQUEST, CONF_ISOLATE_SHARED };
 enum conf_history { CONF_HISTORY_AUTO, CONF_HISTORY_INJECT, CONF_HISTORY_RESUME };
+enum conf_away { CONF_AWAY_CLOSED, CONF_AWAY_OPEN, CONF_AWAY_SHARE };
 enum conf_sandbox { CONF_SANDBOX_AUTO, CONF_SANDBOX_ON, CONF_SANDBOX_OFF };
 
 struct conf_origin; /* private */
@@ -40,11 +41,20 @@ struct conf {
         bool console; /* true */
     } log;
     struct {
-        char *url; /* DATABASE_URL, "" = sqlite file in data_dir; sqlite:PATH. secret */
+        char *url; /* DATABASE_URL, "" = sqlite in data_dir; sqlite:PATH, postgres://... secret */
+        int64_t pool_size;          /* 4: connections to PostgreSQL at most */
+        int64_t connect_timeout_ms; /* 5000 */
+        int64_t query_timeout_ms;   /* 30000 */
     } database;
     struct {
-        char *url; /* REDIS_URL, "" = in-process. secret */
+        char *url;          /* REDIS_URL, "" = in-process. secret */
+        int64_t timeout_ms; /* 1000 */
+        char *prefix;       /* "claudegate:" */
     } redis;
+    struct {
+        char *timezone;                    /* UTC: whose midnight ends a day */
+        enum conf_away when_redis_is_away; /* closed | open | share; share */
+    } limits;
     struct {
         char *base_url;                /* ANTHROPIC_BASE_URL, https://api.anthropic.com */
         char *api_key;                 /* ANTHROPIC_API_KEY; secret */

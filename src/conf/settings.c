@@ -26,6 +26,8 @@ static const char *const histories[] = {[CONF_HISTORY_AUTO] = "auto",
                                         [CONF_HISTORY_INJECT] = "inject",
                                         [CONF_HISTORY_RESUME] = "resume",
                                         NULL};
+static const char *const away_policies[] = {
+    [CONF_AWAY_CLOSED] = "closed", [CONF_AWAY_OPEN] = "open", [CONF_AWAY_SHARE] = "share", NULL};
 static const char *const sandbox_modes[] = {
     [CONF_SANDBOX_AUTO] = "auto", [CONF_SANDBOX_ON] = "on", [CONF_SANDBOX_OFF] = "off", NULL};
 
@@ -67,10 +69,35 @@ const struct setting settings[] = {
 
     {.name = "database.url", .env = "DATABASE_URL", .kind = SET_STRING, .secret = true,
      AT(database.url), .def = "", .may_be_empty = true, .check = check_database_url,
-     .help = "Empty is an SQLite file in data_dir; otherwise sqlite:PATH."},
+     .help = "Empty is an SQLite file in data_dir; otherwise sqlite:PATH, or "
+             "postgres://user:password@host:port/database with libpq's options, such as "
+             "?sslmode=verify-full."},
+    {.name = "database.pool_size", .kind = SET_INT, AT(database.pool_size), RANGE(1, 100),
+     .def = "4", .help = "Connections to PostgreSQL at most; they are opened when needed."},
+    {.name = "database.connect_timeout_ms", .kind = SET_MILLIS, AT(database.connect_timeout_ms),
+     RANGE(100, 600000), .def = "5000",
+     .help = "Limit for a connection to PostgreSQL, and for how long a statement waits while there "
+             "is none."},
+    {.name = "database.query_timeout_ms", .kind = SET_MILLIS, AT(database.query_timeout_ms),
+     RANGE(100, HOUR_MS), .def = "30000", .help = "Limit of one statement on PostgreSQL."},
     {.name = "redis.url", .env = "REDIS_URL", .kind = SET_STRING, .secret = true, AT(redis.url),
      .def = "", .may_be_empty = true, .check = check_redis_url,
-     .help = "Must be empty: limits and sessions are kept in the process."},
+     .help = "redis://[[user]:password@]host[:port][/database] or unix:/path: several servers share "
+             "limits through it; empty keeps them in the process."},
+    {.name = "redis.timeout_ms", .kind = SET_MILLIS, AT(redis.timeout_ms), RANGE(10, 60000),
+     .def = "1000", .help = "A Redis that has not answered by then counts as away."},
+    {.name = "redis.prefix", .kind = SET_STRING, AT(redis.prefix), .def = "claudegate:",
+     .check = check_redis_prefix, .help = "What the names of all keys and channels begin with."},
+
+    {.name = "limits.timezone", .kind = SET_STRING, AT(limits.timezone), .def = "UTC",
+     .check = check_timezone,
+     .help = "Days and months of limits end at midnight of this time zone: UTC, or a name such as "
+             "Europe/Berlin."},
+    {.name = "limits.when_redis_is_away", .kind = SET_INDEX, AT(limits.when_redis_is_away),
+     .def = "share", .choices = away_policies,
+     .help = "Until it is back: closed refuses requests with 503, open does not limit them, share "
+             "lets each server give its part of every limit (the limit divided by the number of "
+             "servers last known)."},
 
     {.name = "upstream.base_url", .env = "ANTHROPIC_BASE_URL", .kind = SET_STRING,
      AT(upstream.base_url), .def = "https://api.anthropic.com", .check = check_base_url,
@@ -197,10 +224,10 @@ const struct setting settings[] = {
      .help = "Requests per minute of a new key; -1 is unlimited."},
     {.name = "keys.requests_per_day", .kind = SET_INT, AT(keys.requests_per_day),
      RANGE(UNLIMITED, MANY), .def = "1000",
-     .help = "Requests per day (UTC) of a new key; -1 is unlimited."},
+     .help = "Requests per day (of limits.timezone) of a new key; -1 is unlimited."},
     {.name = "keys.tokens_per_day", .kind = SET_INT, AT(keys.tokens_per_day),
      RANGE(UNLIMITED, MANY), .def = "100000",
-     .help = "Tokens per day (UTC) of a new key; -1 is unlimited."},
+     .help = "Tokens per day (of limits.timezone) of a new key; -1 is unlimited."},
     {.name = "keys.max_tokens", .kind = SET_INT, AT(keys.max_tokens), RANGE(UNLIMITED, MANY),
      .def = "4096", .help = "Tokens one answer to a new key may have; -1 is unlimited."},
     {.name = "keys.models", .kind = SET_STRING, AT(keys.models), .def = "claude-*",

@@ -1,10 +1,11 @@
 /* migrate.c - applied migrations are rows of schema_migrations, which must be a prefix of the
- * program's list: same versions, same texts. Everything happens in one transaction that holds
- * the write lock, so two programs started together do not both apply a step, and a step that
- * fails leaves the database as it was. */
+ * program's list: same versions, same texts. Everything happens in one transaction that excludes
+ * others (SQLite's write lock, an advisory lock on PostgreSQL), so two programs started together
+ * do not both apply a step, and a step that fails leaves the database as it was. */
 #include "db/migrate.h"
 
 #include "core/clock.h"
+#include "db/result.h"
 
 #include <sodium.h>
 
@@ -51,7 +52,26 @@ static int check_applied(const struct db_result *r, const struct db_migration *l
     return 0;
 }
 
-static int apply(struct sqlite_conn *conn, const struct db_migration *m, struct err *err)
+/* The rows of schema_migrations, checked; none when there is no such table. */
+static int read_applied(const struct migrate_target *t, const struct db_migration *list,
+                        size_t count, struct db_result *ret, struct err *err)
+{
+    BUG_ON(count == 0);
+    if (t->exec(t->conn, t->exists, NULL, 0, ret, err) != 0)
+        return -1;
+    bool exists = db_rows(ret) == 1 && db_int(ret, 0, 0) == 1;
+    result_release(ret);
+    result_init(ret);
+    if (!exists)
+        return 0;
+    if (t->exec(t->conn,
+                "SELECT version, checksum, applied_at FROM schema_migrations ORDER BY version",
+                NULL, 0, ret, err) != 0)
+        return -1;
+    return check_applied(ret, list, count, err);
+}
+
+static int apply(const struct migrate_target *t, const struct db_migration *m, struct err *err)
 {
     char sum[CHECKSUM_SIZE];
     checksum(m->sql, sum);
@@ -59,46 +79,50 @@ static int apply(struct sqlite_conn *conn, const struct db_migration *m, struct 
                                       DBP_S(sum)};
     struct db_result r;
     result_init(&r);
-    int failed = sqlite_conn_script(conn, m->sql, err);
+    int failed = t->script(t->conn, m->sql, err);
     if (!failed)
-        failed = sqlite_conn_exec(conn,
-                                  "INSERT INTO schema_migrations (version, name, applied_at, "
-                                  "checksum) VALUES ($1, $2, $3, $4)",
-                                  params, ARRAY_SIZE(params), &r, err);
+        failed = t->exec(t->conn,
+                         "INSERT INTO schema_migrations (version, name, applied_at, checksum) "
+                         "VALUES ($1, $2, $3, $4)",
+                         params, ARRAY_SIZE(params), &r, err);
     result_release(&r);
     return failed ? err_prefix(err, "migration %04d_%s", m->version, m->name) : 0;
 }
 
-static int migrate_locked(struct sqlite_conn *conn, const struct db_migration *list, size_t count,
-                          struct err *err)
+int migrate_apply(const struct migrate_target *t, const struct db_migration *list, size_t count,
+                  struct err *err)
 {
     struct db_result r;
     result_init(&r);
-    int failed = sqlite_conn_script(conn,
-                                    "CREATE TABLE IF NOT EXISTS schema_migrations ("
-                                    "version INTEGER PRIMARY KEY NOT NULL, name TEXT NOT NULL, "
-                                    "applied_at INTEGER NOT NULL, checksum TEXT NOT NULL) STRICT",
-                                    err);
+    int failed = t->script(t->conn, t->create, err);
     if (!failed)
-        failed = sqlite_conn_exec(
-            conn, "SELECT version, checksum FROM schema_migrations ORDER BY version", NULL, 0, &r,
-            err);
-    if (!failed)
-        failed = check_applied(&r, list, count, err);
+        failed = read_applied(t, list, count, &r, err);
     for (size_t i = db_rows(&r); !failed && i < count; i++)
-        failed = apply(conn, &list[i], err);
+        failed = apply(t, &list[i], err);
     result_release(&r);
     return failed;
 }
 
-int migrate_run(struct sqlite_conn *conn, const struct db_migration *list, size_t count,
-                struct err *err)
+int migrate_applied(const struct migrate_target *t, const struct db_migration *list, size_t count,
+                    size_t *ret_count, struct err *err)
 {
-    BUG_ON(count == 0);
-    if (sqlite_conn_begin(conn, err) != 0)
-        return -1;
-    if (migrate_locked(conn, list, count, err) == 0)
-        return sqlite_conn_commit(conn, err);
-    sqlite_conn_rollback(conn);
-    return -1;
+    struct db_result r;
+    result_init(&r);
+    int failed = read_applied(t, list, count, &r, err);
+    if (!failed)
+        *ret_count = db_rows(&r);
+    result_release(&r);
+    return failed;
+}
+
+int migrate_list(const struct migrate_target *t, const struct db_migration *list, size_t count,
+                 db_migration_fn *fn, void *ctx, struct err *err)
+{
+    struct db_result r;
+    result_init(&r);
+    int failed = read_applied(t, list, count, &r, err);
+    for (size_t i = 0; !failed && i < count; i++)
+        fn(ctx, list[i].version, list[i].name, i < db_rows(&r) ? db_int(&r, i, 2) : 0);
+    result_release(&r);
+    return failed;
 }

@@ -1,4 +1,4 @@
-/* sqlite.c - db.h on SQLite: the queue on the loop, and the thread behind it.
+/* sqlite.c - the driver for SQLite: the queue on the loop, and the thread behind it.
  *
  * Submitted operations wait in `queue`. When the database thread is free, all that wait (up to
  * GROUP_MAX) become its group; group.c runs it, and back on the loop each operation's callback is
@@ -11,17 +11,11 @@
  * end, and only then could it begin anew. So at WAL_PAGES_MAX pages statements do wait: no group
  * starts during a checkpoint, and the next one ends with a checkpoint of its own, which nobody
  * writes against. */
-#include "db/db.h"
+#include "db/driver.h"
 #include "db/group.h"
-#include "db/migrate.h"
+#include "db/sqlite_open.h"
 
 #include "core/log.h"
-
-#include <errno.h>
-#include <event2/event.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define DB_TAG           TAG4('d', 'b', 's', 'q')
 #define GROUP_MAX        1024
@@ -29,9 +23,9 @@
 #define CHECKPOINT_PAGES 1000  /* 4 MB: SQLite's own default */
 #define WAL_PAGES_MAX    16384 /* 64 MB */
 
-struct db {
+struct sqlite_db {
     uint32_t tag;
-    struct loop *loop;
+    struct db base;
     char *path;
 
     struct list queue;
@@ -51,13 +45,18 @@ struct db {
     int checkpoint_at;                             /* start the next one at this many pages */
 };
 
-static void start_group(struct db *db);
+static void start_group(struct sqlite_db *db);
+
+static struct sqlite_db *sqlite_db_of(struct db *base)
+{
+    return OBJ(container_of(base, struct sqlite_db, base), struct sqlite_db, DB_TAG);
+}
 
 /* --- checkpoints -------------------------------------------------------------------------- */
 
 static void run_checkpoint(void *arg)
 {
-    struct db *db = OBJ(arg, struct db, DB_TAG);
+    struct sqlite_db *db = OBJ(arg, struct sqlite_db, DB_TAG);
     struct err err = {.code = ERR_NONE};
     if (!db->checkpoint_conn)
         db->checkpoint_conn = sqlite_conn_open(db->path, &err);
@@ -67,7 +66,7 @@ static void run_checkpoint(void *arg)
 }
 
 /* Once per outage. */
-static void report_checkpoint(struct db *db, const struct err *err)
+static void report_checkpoint(struct sqlite_db *db, const struct err *err)
 {
     if (err->code != ERR_NONE && !db->warned)
         log_warn("database checkpoint failed, going on", LF_S("error", err->msg));
@@ -76,14 +75,14 @@ static void report_checkpoint(struct db *db, const struct err *err)
 
 static void checkpoint_done(void *arg)
 {
-    struct db *db = OBJ(arg, struct db, DB_TAG);
+    struct sqlite_db *db = OBJ(arg, struct sqlite_db, DB_TAG);
     db->checkpointing = false;
     report_checkpoint(db, &db->checkpoint_err);
     if (!db->group_count)
         start_group(db);
 }
 
-static void maybe_checkpoint(struct db *db, int wal_pages)
+static void maybe_checkpoint(struct sqlite_db *db, int wal_pages)
 {
     if (wal_pages < db->wal_pages) /* it has begun anew */
         db->checkpoint_at = CHECKPOINT_PAGES;
@@ -100,7 +99,7 @@ static void maybe_checkpoint(struct db *db, int wal_pages)
 
 static void run_group(void *arg)
 {
-    struct db *db = OBJ(arg, struct db, DB_TAG);
+    struct sqlite_db *db = OBJ(arg, struct sqlite_db, DB_TAG);
     int before = sqlite_conn_wal_pages(db->conn);
     group_run(db->conn, db->group, db->group_count);
     int after = sqlite_conn_wal_pages(db->conn);
@@ -112,7 +111,7 @@ static void run_group(void *arg)
     db->own_checkpoint_err = err;
 }
 
-static void deliver_poll(struct db *db, struct op *op)
+static void deliver_poll(struct sqlite_db *db, struct op *op)
 {
     bool changed = false;
     if (!op->err) { /* a database that is away has not changed: caches may go on */
@@ -125,7 +124,7 @@ static void deliver_poll(struct db *db, struct op *op)
 
 static void group_done(void *arg)
 {
-    struct db *db = OBJ(arg, struct db, DB_TAG);
+    struct sqlite_db *db = OBJ(arg, struct sqlite_db, DB_TAG);
     if (db->own_checkpoint_err.code != ERR_NONE)
         report_checkpoint(db, &db->own_checkpoint_err);
     maybe_checkpoint(db, sqlite_conn_wal_pages(db->conn));
@@ -142,7 +141,7 @@ static void group_done(void *arg)
     start_group(db);
 }
 
-static void start_group(struct db *db)
+static void start_group(struct sqlite_db *db)
 {
     struct node *node;
     if (db->checkpointing && db->wal_pages >= WAL_PAGES_MAX)
@@ -155,13 +154,13 @@ static void start_group(struct db *db)
 
 static void start_now(void *obj)
 {
-    struct db *db = OBJ(obj, struct db, DB_TAG);
+    struct sqlite_db *db = OBJ(obj, struct sqlite_db, DB_TAG);
     if (!db->group_count)
         start_group(db);
 }
 
 /* A group of its own for each operation would cost a wake-up and a commit each. */
-static void start_soon(struct db *db)
+static void start_soon(struct sqlite_db *db)
 {
     if (db->group_count)
         return; /* group_done() takes what has come */
@@ -171,7 +170,7 @@ static void start_soon(struct db *db)
         timer_set(&db->start, 0);
 }
 
-static struct op *submit(struct db *db, const struct db_stmt *stmts, size_t count)
+static struct op *submit(struct sqlite_db *db, const struct db_stmt *stmts, size_t count)
 {
     struct op *op = op_new(stmts, count);
     if (op->size > QUEUE_MAX_BYTES - db->queue_bytes) {
@@ -187,27 +186,23 @@ static struct op *submit(struct db *db, const struct db_stmt *stmts, size_t coun
     return op;
 }
 
-/* --- db.h --------------------------------------------------------------------------------- */
+/* --- the driver --------------------------------------------------------------------------- */
 
-void db_batch(struct db *db, const struct db_stmt *stmts, size_t count, db_done_fn *done, void *ctx)
+static void sqlite_batch(struct db *base, const struct db_stmt *stmts, size_t count,
+                         db_done_fn *done, void *ctx)
 {
+    struct sqlite_db *db = sqlite_db_of(base);
     struct op *op = submit(db, stmts, count);
     op->done = done;
     op->ctx = ctx;
     start_soon(db);
 }
 
-void db_query(struct db *db, const char *sql, const struct db_param *params, size_t count,
-              db_done_fn *done, void *ctx)
-{
-    const struct db_stmt stmt = {.sql = sql, .params = params, .param_count = count};
-    db_batch(db, &stmt, 1, done, ctx);
-}
-
 #define DATA_VERSION "PRAGMA data_version"
 
-void db_poll_changed(struct db *db, db_changed_fn *done, void *ctx)
+static void sqlite_poll_changed(struct db *base, db_changed_fn *done, void *ctx)
 {
+    struct sqlite_db *db = sqlite_db_of(base);
     const struct db_stmt stmt = {.sql = DATA_VERSION};
     struct op *op = submit(db, &stmt, 1);
     op->changed = done;
@@ -215,79 +210,7 @@ void db_poll_changed(struct db *db, db_changed_fn *done, void *ctx)
     start_soon(db);
 }
 
-#define WAIT_TAG TAG4('d', 'b', 'w', 't')
-struct wait {
-    uint32_t tag;
-    bool finished, failed;
-    db_done_fn *done;
-    void *ctx;
-    struct err *err;
-};
-
-static void wait_done(void *ctx, const struct db_result *r, const struct err *err)
-{
-    struct wait *wait = OBJ(ctx, struct wait, WAIT_TAG);
-    wait->finished = true;
-    wait->failed = err != NULL;
-    if (err && wait->err)
-        *wait->err = *err;
-    if (wait->done)
-        wait->done(wait->ctx, r, err);
-}
-
-int db_query_wait(struct db *db, const char *sql, const struct db_param *params, size_t count,
-                  db_done_fn *done, void *ctx, struct err *err)
-{
-    struct wait wait = {.tag = WAIT_TAG, .done = done, .ctx = ctx, .err = err};
-    db_query(db, sql, params, count, wait_done, &wait);
-    while (!wait.finished) /* ends: SQLite's waits are bounded by SQLITE_BUSY_MS */
-        BUG_ON(event_base_loop(loop_base(db->loop), EVLOOP_ONCE) < 0);
-    return wait.failed ? -1 : 0;
-}
-
-/* --- opening and closing ------------------------------------------------------------------ */
-
-/* Makes the directories of a path, those that are missing, for the owner only. */
-static int make_dirs(const char *path, struct err *err)
-{
-    AUTO(free_charp) char *copy = x_strdup(path);
-    for (char *slash = strchr(copy + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
-        *slash = '\0';
-        if (mkdir(copy, 0700) != 0 && errno != EEXIST)
-            return err_set(err, ERR_IO, "cannot make directory '%s': %s", copy, strerror(errno));
-        *slash = '/';
-    }
-    return 0;
-}
-
-/* SQLite gives the files beside it the same mode. O_EXCL: an existing database must not be opened
- * here, because closing any descriptor of it would drop the locks this process holds on it. */
-static int make_file(const char *path, struct err *err)
-{
-    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd < 0 && errno != EEXIST)
-        return err_set(err, ERR_IO, "cannot create '%s': %s", path, strerror(errno));
-    if (fd >= 0)
-        close(fd);
-    return 0;
-}
-
-static const char *path_of(const char *url, struct err *err)
-{
-    if (strncmp(url, "sqlite:", 7) != 0) {
-        err_set(err, ERR_CONFIG, "the database URL must have the form sqlite:PATH");
-        return NULL;
-    }
-    const char *path = url + 7;
-    /* ":memory:" and "file:..." mean something else to SQLite. */
-    if (!*path || *path == ':' || strncmp(path, "file:", 5) == 0 || path[strlen(path) - 1] == '/') {
-        err_set(err, ERR_CONFIG, "the database URL sqlite:PATH needs the path of a file");
-        return NULL;
-    }
-    return path;
-}
-
-static int read_data_version(struct db *db, struct err *err)
+static int read_data_version(struct sqlite_db *db, struct err *err)
 {
     struct db_result r;
     result_init(&r);
@@ -298,41 +221,9 @@ static int read_data_version(struct db *db, struct err *err)
     return failed;
 }
 
-static struct sqlite_conn *open_and_migrate(const char *path, struct err *err)
+static void sqlite_close(struct db *base)
 {
-    if (make_dirs(path, err) != 0 || make_file(path, err) != 0)
-        return NULL;
-    struct sqlite_conn *conn = sqlite_conn_open(path, err);
-    if (conn && migrate_run(conn, db_migrations_sqlite, db_migrations_sqlite_count, err) == 0)
-        return conn;
-    sqlite_conn_close(conn);
-    err_prefix(err, "cannot open '%s'", path);
-    return NULL;
-}
-
-struct db *db_open(struct loop *loop, const char *url, struct err *err)
-{
-    const char *path = path_of(url, err);
-    struct sqlite_conn *conn = path ? open_and_migrate(path, err) : NULL;
-    if (!conn)
-        return NULL;
-    struct db *db = x_calloc(1, sizeof(*db));
-    *db = (struct db){.tag = DB_TAG, .loop = loop, .conn = conn, .path = x_strdup(path)};
-    list_init(&db->queue);
-    db->checkpoint_at = CHECKPOINT_PAGES;
-    timer_init(&db->start, loop, start_now, db);
-    db->thread = work_new(loop, "db", 1);
-    db->checkpoint_thread = work_new(loop, "db-checkpoint", 1);
-    if (read_data_version(db, err) == 0)
-        return db;
-    db_close(db);
-    return NULL;
-}
-
-void db_close(struct db *db)
-{
-    if (!db)
-        return;
+    struct sqlite_db *db = sqlite_db_of(base);
     BUG_ON(db->group_count && !work_pending(db->thread)); /* called from a done() */
     db->closing = true;
     timer_release(&db->start);
@@ -345,3 +236,34 @@ void db_close(struct db *db)
     free(db->path);
     free(db);
 }
+
+static struct db *sqlite_open(struct loop *loop, const struct db_opts *opts, struct err *err)
+{
+    const char *path = sqlite_path(opts->url, err);
+    struct sqlite_conn *conn = path ? sqlite_open_migrated(path, err) : NULL;
+    if (!conn)
+        return NULL;
+    struct sqlite_db *db = x_calloc(1, sizeof(*db));
+    *db = (struct sqlite_db){.tag = DB_TAG,
+                             .base = {.driver = &db_driver_sqlite, .loop = loop},
+                             .conn = conn,
+                             .path = x_strdup(path)};
+    list_init(&db->queue);
+    db->checkpoint_at = CHECKPOINT_PAGES;
+    timer_init(&db->start, loop, start_now, db);
+    db->thread = work_new(loop, "db", 1);
+    db->checkpoint_thread = work_new(loop, "db-checkpoint", 1);
+    if (read_data_version(db, err) == 0)
+        return &db->base;
+    sqlite_close(&db->base);
+    return NULL;
+}
+
+const struct db_driver db_driver_sqlite = {
+    .schemes = {"sqlite:"},
+    .open = sqlite_open,
+    .close = sqlite_close,
+    .batch = sqlite_batch,
+    .poll_changed = sqlite_poll_changed,
+    .migrations = sqlite_migrations,
+};

@@ -20,6 +20,7 @@ struct gateway {
     const struct conf *conf;
     struct db *db;
     struct auth *auth;
+    struct shared *shared;
     struct limits *limits;
     struct journal *journal;
     struct inflight *inflight;
@@ -30,12 +31,14 @@ struct gateway {
     const struct cli_profile *agent; /* NULL = agent turns are not enabled */
     struct http_server *server;
     struct timer keepalive;
+    struct timer restore;      /* the limits, once more, after the database was away */
     struct list jobs;          /* all that are not settled */
     const char *upstream_kind; /* "anthropic", "custom" or "demo": what /healthz says */
     const char *cli_version;
     int64_t started_wall_ms;
     bool draining, aborted;
-    void (*idle)(void *ctx); /* when draining: the last job has settled */
+    bool restoring, restore_again; /* the limits */
+    void (*idle)(void *ctx);       /* when draining: the last job has settled */
     void *idle_ctx;
 };
 #define GATEWAY_TAG TAG4('G', 'A', 'T', 'E')
@@ -79,9 +82,16 @@ struct dialect {
     void (*fail)(struct job *job, const struct err *err);
 };
 
-/* Around everything else: keep-alives of silent streams. */
+/* Around everything else: keep-alives of silent streams; limits told anew when Redis is back. */
 void gateway_start(struct gateway *g);
 void gateway_stop(struct gateway *g);
+
+/* restore.c: the limits learn what the database knows of the day, the journal's rows included.
+ * done(ctx, err) runs once, later; NULL is fine. */
+void gateway_restore_limits(struct gateway *g, store_done_fn *done, void *ctx);
+/* From now on, whenever Redis has come back. */
+void gateway_watch_shared(struct gateway *g);
+void gateway_unwatch_shared(struct gateway *g);
 
 /* Takes req_take over. Answers, now or later, through the dialect or with an HTTP error. */
 void gateway_submit(struct gateway *g, struct http_req *http, struct chat_request *req_take,

@@ -34,6 +34,12 @@ static const char *not_ready_reason(const struct gateway *g, const struct pool_s
     return NULL;
 }
 
+/* Away is no reason to be not ready: limits.when_redis_is_away says what happens then. */
+static const char *redis_state(const struct shared *s)
+{
+    return !shared_is_remote(s) ? "not used" : shared_is_up(s) ? "up" : "away";
+}
+
 void gateway_readyz(struct http_req *req, void *ctx)
 {
     struct gateway *g = OBJ(ctx, struct gateway, GATEWAY_TAG);
@@ -54,6 +60,7 @@ void gateway_readyz(struct http_req *req, void *ctx)
         (long long)s.start_failures_in_row, (long long)s.breaker_open_ms,
         journal_pending(g->journal), pool_history_name(s.history));
     buf_json_str(&b, str_c(sandbox_status(g->sandbox)->summary));
+    buf_printf(&b, ",\"redis\":\"%s\"", redis_state(g->shared));
     buf_addc(&b, '}');
     http_reply_json(req, reason ? 503 : 200, &b);
     buf_release(&b);

@@ -1,11 +1,13 @@
 /* job.c - one request from accepted to settled.
  *
- *   NEW -> LOADING (its session) -> QUEUED -> RUNNING -> SAVING (its session) -> SETTLED
+ *   NEW -> ADMITTING (its limits) -> LOADING (its session) -> QUEUED -> RUNNING
+ *       -> SAVING (its session) -> SETTLED
  *
  * Every exit - success, refused, client gone, worker crash, time-out, shutdown - passes through
  * settle() exactly once: limits trued up, the usage row in the journal, metrics, one log line,
  * the session free. The row is in the journal before the reply ends. A job whose client has left
- * goes on until its turn has said what it used; nobody is answered then. */
+ * goes on until its turn has said what it used; nobody is answered then. One that is not admitted
+ * has no row and nothing to settle. */
 #include "gateway/gateway.h"
 
 #include "core/clock.h"
@@ -19,7 +21,15 @@
 #define KEEPALIVE_LOOKS    10   /* per interval */
 #define IMAGE_TOKENS       1600 /* for the reservation only; the real count comes from upstream */
 
-enum job_state { JOB_NEW, JOB_LOADING, JOB_QUEUED, JOB_RUNNING, JOB_SAVING, JOB_SETTLED };
+enum job_state {
+    JOB_NEW,
+    JOB_ADMITTING,
+    JOB_LOADING,
+    JOB_QUEUED,
+    JOB_RUNNING,
+    JOB_SAVING,
+    JOB_SETTLED
+};
 
 struct job {
     uint32_t tag;
@@ -80,8 +90,8 @@ static struct metric unbilled_total = {
     .help = "Usage rows the journal's disk refused; they wait in memory.",
     .type = METRIC_COUNTER};
 
-static const char *const state_names[] = {"new",     "loading", "queued",
-                                          "running", "saving",  "settled"};
+static const char *const state_names[] = {"new",     "admitting", "loading", "queued",
+                                          "running", "saving",    "settled"};
 
 static void set_state(struct job *j, enum job_state s)
 {
@@ -193,6 +203,16 @@ static void note_progress(struct job *j, const json_t *event)
                     u->cache_creation_tokens, u->cache_read_tokens);
 }
 
+/* Off the list; freed when the callbacks that led here are over. */
+static void leave(struct job *j)
+{
+    struct gateway *g = j->g;
+    list_remove(&g->jobs, &j->node);
+    loop_defer(g->loop, destroy, j);
+    if (g->draining && g->jobs.len == 0 && g->idle)
+        loop_defer(g->loop, g->idle, g->idle_ctx);
+}
+
 /* err NULL: success. Afterwards only the reply is left to be written. */
 static void settle(struct job *j, const struct err *err)
 {
@@ -205,7 +225,7 @@ static void settle(struct job *j, const struct err *err)
     u->status_code = err ? err_status(err) : 200;
     if (err)
         snprintf(u->error, sizeof(u->error), "%s: %s", err_info(err->code)->name, err->msg);
-    limit_settle(g->limits, &j->ticket, usage_counted_tokens(u));
+    limit_settle(g->limits, &j->ticket, usage_counted_tokens(u), 0);
     if (j->http)
         http_req_set_logged(j->http);
     write_usage(j);
@@ -214,10 +234,7 @@ static void settle(struct job *j, const struct err *err)
     log_settled(j, err);
     if (j->session)
         session_release(TAKE_PTR(j->session));
-    list_remove(&g->jobs, &j->node);
-    loop_defer(g->loop, destroy, j);
-    if (g->draining && g->jobs.len == 0 && g->idle)
-        loop_defer(g->loop, g->idle, g->idle_ctx);
+    leave(j);
 }
 
 /* The end of a job that was admitted, other than success. */
@@ -449,10 +466,12 @@ void gateway_start(struct gateway *g)
 {
     timer_init(&g->keepalive, g->loop, on_keepalive, g);
     timer_set(&g->keepalive, g->conf->server.keepalive_ms / KEEPALIVE_LOOKS);
+    gateway_watch_shared(g);
 }
 
 void gateway_stop(struct gateway *g)
 {
+    gateway_unwatch_shared(g);
     timer_release(&g->keepalive);
 }
 
@@ -542,16 +561,13 @@ static int64_t estimate_tokens(const json_t *j)
     return sum;
 }
 
-static void set_limit_headers(struct gateway *g, struct http_req *http, const struct api_key *key)
+static void set_limit_headers(struct http_req *http, const struct limit_views *views)
 {
-    struct limit_view minute, day, tokens;
+    const struct limit_view *minute = &views->minute, *day = &views->day_requests;
+    bool day_is_nearer = day->limit >= 0 && day->remaining < minute->remaining;
+    const struct limit_view *v = minute->limit < 0 || day_is_nearer ? day : minute;
     char text[32];
-    if (http_req_dialect(http) != DIALECT_NATIVE)
-        return;
-    limit_view(g->limits, key, clock_wall_ms(), &minute, &day, &tokens);
-    const struct limit_view *v =
-        day.limit >= 0 && day.remaining < minute.remaining ? &day : &minute;
-    if (v->limit < 0)
+    if (http_req_dialect(http) != DIALECT_NATIVE || v->limit < 0)
         return;
     snprintf(text, sizeof(text), "%lld", (long long)v->limit);
     http_set_header(http, "RateLimit-Limit", text);
@@ -561,7 +577,8 @@ static void set_limit_headers(struct gateway *g, struct http_req *http, const st
     http_set_header(http, "RateLimit-Reset", text);
 }
 
-static int admit(struct job *j, struct err *err)
+/* What can be said without asking anybody. */
+static int check_request(struct job *j, struct err *err)
 {
     struct chat_request *r = j->req;
     if (j->g->draining)
@@ -574,18 +591,47 @@ static int admit(struct job *j, struct err *err)
     json_object_set_new(r->params, "max_tokens", json_integer(r->max_tokens));
     j->input_estimate =
         estimate_tokens(r->content) + estimate_tokens(r->history) + estimate_tokens(r->system);
-    int64_t estimate = j->input_estimate + r->max_tokens;
-    int rc = limit_acquire(j->g->limits, &j->key->key, estimate, clock_wall_ms(), &j->ticket, err);
-    if (rc != 0)
-        metric_add(&limited_total, 1, err_info(err->code)->name);
-    set_limit_headers(j->g, j->http, &j->key->key);
-    return rc;
+    return 0;
+}
+
+static void turn_away(struct job *j, const struct err *err)
+{
+    struct http_req *http = TAKE_PTR(j->http);
+    metric_add(&limited_total, 1, err_info(err->code)->name);
+    http_req_on_gone(http, NULL, NULL);
+    http_reply_error(http, err);
+    leave(j);
+}
+
+static void on_limits(void *ctx, const struct limit_views *views, const struct err *err)
+{
+    struct job *j = OBJ(ctx, struct job, JOB_TAG);
+    struct err why;
+    set_limit_headers(j->http, views);
+    if (err) {
+        turn_away(j, err);
+        return;
+    }
+    auth_touch(j->g->auth, j->key);
+    http_req_drop_body(j->http);
+    if (!j->g->aborted) {
+        find_session(j);
+        return;
+    }
+    err_set(&why, ERR_SHUTTING_DOWN, "The server is shutting down");
+    fail(j, &why);
 }
 
 static void on_client_gone(void *ctx)
 {
     struct job *j = OBJ(ctx, struct job, JOB_TAG);
     struct err err;
+    if (j->state == JOB_ADMITTING) {
+        j->http = NULL;
+        limit_cancel(j->g->limits, &j->ticket);
+        leave(j);
+        return;
+    }
     http_req_set_logged(j->http); /* settle() writes the line */
     j->http = NULL;
     err_set(&err, ERR_CLIENT_GONE, "the client left");
@@ -626,17 +672,17 @@ void gateway_submit(struct gateway *g, struct http_req *http, struct chat_reques
 {
     struct job *j = new_job(g, http, req_take, dialect);
     struct err err;
-    if (admit(j, &err) != 0) { /* not accepted: no row, nothing to settle */
+    if (check_request(j, &err) != 0) {
         http_reply_error(http, &err);
         j->http = NULL;
         destroy(j);
         return;
     }
-    auth_touch(g->auth, j->key);
+    struct limit_need need = {.tokens = j->input_estimate + j->req->max_tokens};
     list_push_back(&g->jobs, &j->node);
-    http_req_drop_body(http);
     http_req_on_gone(http, on_client_gone, j);
-    find_session(j);
+    set_state(j, JOB_ADMITTING);
+    limit_acquire(g->limits, &j->key->key, &need, &j->ticket, on_limits, j);
 }
 
 void gateway_drain(struct gateway *g, void (*idle)(void *ctx), void *ctx)

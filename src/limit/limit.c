@@ -1,262 +1,581 @@
-/* limit.c - per-key buckets in one hash table; every check comes before anything is taken.
+/* limit.c - reservations: asked for, held, renewed, given back.
  *
- * Requests per minute: GCRA in its "continuous-state leaky bucket" form, in whole numbers so that
- * nothing is rounded. One request adds MINUTE_MS units, the bucket drains `limit` units per
- * millisecond and holds limit * MINUTE_MS. The level counts requests, not time: a limit that is
- * raised frees the difference at once.
+ *   limit_acquire -> pending -> held -> settled
+ *                       |  \-> refused
+ *                       \----> cancelled: given back when the answer comes
  *
- * Days: counters belong to st->day. A clock that steps back over midnight goes on counting in the
- * later day, so that it gives no second allowance; a clock that was wrong by more starts anew.
- *
- * A state exists per key that was ever admitted, so the table is as large as the key table. */
-#include "limit/limit.h"
+ * With a remote store each key that has asked for something here is a "spender": its holds, which
+ * a timer renews, and what the store last said of its counters. Should the store go away, the
+ * policy "share" opens a store in this process' memory: it begins with what is known, and its
+ * limits are this server's part. It is thrown away when the real one is back. What was used
+ * meanwhile is told as requests end (their tickets included, so that those still running count
+ * again), and what has ended before is in the database: limit_restore(). */
+#include "limit/hold.h"
 
 #include "core/clock.h"
+#include "core/log.h"
+#include "metrics/metrics.h"
 
 #define HASH_FUNCTION HASH_FNV /* ids are ours; the default warns under clang */
 #include <uthash.h>
 
+#define LIMITS_TAG  TAG4('L', 'I', 'M', 'T')
+#define HOLD_TAG    TAG4('H', 'O', 'L', 'D')
 #define MINUTE_MS   INT64_C(60000)
-#define DAY_MS      INT64_C(86400000)
-#define MAX_PER_MIN INT64_C(1000000000) /* more is not different, and products cannot overflow */
-#define RETRY_S_MAX 60
+#define LEASE_MS    30000
+#define FOR_EVER_MS (INT64_C(86400000) * 365) /* in this process' memory nobody can die alone */
+#define AWAY_S      5                         /* advice when limits cannot be checked */
+#define RENEW_MAX   256                       /* holds renewed with one call */
 
-struct key_state {
+struct spender {
     char id[ID_UUID_SIZE];
-    int64_t level;      /* units, see above */
-    int64_t drained_at; /* wall ms */
-    int64_t day;
-    int64_t requests, tokens_used, tokens_reserved; /* of st->day */
+    struct list holds;
+    struct node busy; /* on the list of those with holds */
+    int64_t used[COUNTERS], windows[COUNTERS];
+    bool moved; /* into the local store */
     UT_hash_handle hh;
 };
 
 struct limits {
-    struct key_state *keys;
+    uint32_t tag;
+    struct limits_opts o;
+    struct zone *utc;
+    struct spender *spenders;
+    struct list busy, all; /* spenders with holds; holds */
+    struct timer renew;
+    struct shared *local; /* while the store is away, with the policy "share" */
+    int64_t parts;        /* of which that one is */
+    int64_t day[3], month[3];
+    char id[13]; /* of this server in tickets */
+    uint64_t next;
 };
 
-static int64_t add_saturated(int64_t a, int64_t b)
+static struct metric refused_total = {.name = "claudegate_limit_refused_total",
+                                      .help = "Requests refused, by the limit that refused.",
+                                      .type = METRIC_COUNTER,
+                                      .labels = {"limit"}};
+static struct metric away_total = {
+    .name = "claudegate_limit_without_redis_total",
+    .help = "Requests decided while Redis was away, by limits.when_redis_is_away.",
+    .type = METRIC_COUNTER,
+    .labels = {"policy"}};
+
+static const char *const metric_names[] = {
+    [B_REQUESTS] = "requests_per_day",  [B_TOKENS] = "tokens_per_day",
+    [B_DAY_COST] = "cost_per_day",      [B_MONTH_COST] = "cost_per_month",
+    [B_MINUTE] = "requests_per_minute", [B_CONCURRENT] = "concurrent"};
+static const char *const policy_names[] = {
+    [LIMIT_AWAY_CLOSED] = "closed", [LIMIT_AWAY_OPEN] = "open", [LIMIT_AWAY_SHARE] = "share"};
+
+static int64_t clamp(int64_t v)
 {
-    int64_t sum;
-    return __builtin_add_overflow(a, b, &sum) ? INT64_MAX : sum;
+    return v > SHARED_AMOUNT_MAX ? SHARED_AMOUNT_MAX : v;
 }
 
-static int64_t div_up(int64_t a, int64_t b)
+/* --- time ---------------------------------------------------------------------------------- */
+
+static void look_at_clock(struct limits *l)
 {
-    return a <= 0 ? 0 : (a - 1) / b + 1;
+    int64_t now = l->o.wall_ms();
+    if (now >= l->day[0] && now < l->day[1])
+        return;
+    zone_days(l->o.zone, now, l->day);
+    zone_months(l->o.zone, now, l->month);
 }
 
-static int64_t day_of(int64_t wall_ms)
+static const int64_t *window_of(const struct limits *l, enum bucket b)
 {
-    int64_t day = wall_ms / DAY_MS;
-    return wall_ms % DAY_MS < 0 ? day - 1 : day;
+    return b == B_MONTH_COST ? l->month : l->day;
 }
 
-struct limits *limits_new(void)
+int64_t limit_day_start(struct limits *l)
 {
-    return x_calloc(1, sizeof(struct limits));
+    look_at_clock(l);
+    return l->day[0];
+}
+
+int64_t limit_month_start(struct limits *l)
+{
+    look_at_clock(l);
+    return l->month[0];
+}
+
+/* --- spenders ------------------------------------------------------------------------------ */
+
+static struct spender *get_spender(struct limits *l, const char *id)
+{
+    struct spender *s;
+    HASH_FIND_STR(l->spenders, id, s);
+    if (!s) {
+        s = x_calloc(1, sizeof(*s));
+        snprintf(s->id, sizeof(s->id), "%s", id);
+        list_init(&s->holds);
+        HASH_ADD_STR(l->spenders, id, s);
+    }
+    return s;
+}
+
+static void know(struct spender *s, enum bucket b, int64_t used, int64_t window_end)
+{
+    if (window_end == s->windows[b] && used < s->used[b])
+        return;
+    s->used[b] = used;
+    s->windows[b] = window_end;
+}
+
+/* What the store will not hear of now: should the local one begin later, it knows. */
+static void know_more(struct spender *s, const struct limit_hold *h, int64_t tokens, int64_t cost)
+{
+    const int64_t more[COUNTERS] = {
+        [B_TOKENS] = tokens, [B_DAY_COST] = cost, [B_MONTH_COST] = cost};
+    for (int i = 0; i < COUNTERS; i++) {
+        if (s->windows[i] == h->windows[i])
+            s->used[i] = clamp(s->used[i] + clamp(more[i]));
+    }
+}
+
+static void link_hold(struct limits *l, struct limit_hold *h)
+{
+    if (!shared_is_remote(l->o.shared))
+        return;
+    h->spender = get_spender(l, h->key_id);
+    if (h->spender->holds.len == 0)
+        list_push_back(&l->busy, &h->spender->busy);
+    list_push_back(&h->spender->holds, &h->node);
+}
+
+static void free_hold(struct limit_hold *h)
+{
+    struct spender *s = h->spender;
+    if (s) {
+        list_remove(&s->holds, &h->node);
+        if (s->holds.len == 0)
+            list_remove(&h->l->busy, &s->busy);
+    }
+    if (h->l)
+        list_remove(&h->l->all, &h->all);
+    h->tag = 0;
+    free(h);
+}
+
+static void renew_holds(struct shared *store, const struct spender *s, int64_t ms)
+{
+    const char *ids[RENEW_MAX];
+    size_t n = 0;
+    LIST_EACH(&s->holds, node)
+    {
+        ids[n++] = container_of(node, struct limit_hold, node)->id;
+        if (n == RENEW_MAX || node->next == &s->holds.head) {
+            shared_renew(store, s->id, ids, n, ms, NULL, NULL);
+            n = 0;
+        }
+    }
+}
+
+static void on_renew(void *obj)
+{
+    struct limits *l = OBJ(obj, struct limits, LIMITS_TAG);
+    timer_set(&l->renew, l->o.lease_ms / 3);
+    if (!shared_is_up(l->o.shared))
+        return;
+    LIST_EACH(&l->busy, n)
+    renew_holds(l->o.shared, container_of(n, struct spender, busy), l->o.lease_ms);
+}
+
+/* --- asking a store ------------------------------------------------------------------------ */
+
+static int64_t limit_of(const struct key_limits *k, enum bucket b)
+{
+    switch (b) {
+    case B_REQUESTS:
+        return k->requests_per_day;
+    case B_TOKENS:
+        return k->tokens_per_day;
+    case B_DAY_COST:
+        return k->cost_per_day;
+    case B_MONTH_COST:
+        return k->cost_per_month;
+    case B_MINUTE: /* more is not different */
+        return k->requests_per_minute < SHARED_AMOUNT_MAX / MINUTE_MS
+                   ? k->requests_per_minute
+                   : SHARED_AMOUNT_MAX / MINUTE_MS;
+    case B_CONCURRENT:
+        return k->max_concurrent;
+    case B_COUNT:
+        break;
+    }
+    BUG_ON(true);
+    return -1;
+}
+
+/* A part that is not nothing: a limit of 1 on three servers is 1 on each, not 0. */
+static int64_t part_of(int64_t limit, int64_t parts)
+{
+    return limit <= 0 ? limit : limit / parts > 0 ? limit / parts : 1;
+}
+
+static struct shared_bucket make_bucket(const struct limit_hold *h, enum bucket b, int64_t limit)
+{
+    struct shared_bucket out = {.kind = SHARED_COUNTER, .name = bucket_name(b), .limit = limit};
+    if (b == B_MINUTE || b == B_CONCURRENT) {
+        out.kind = b == B_MINUTE ? SHARED_RATE : SHARED_TICKETS;
+        out.period_ms = MINUTE_MS;
+        return out;
+    }
+    memcpy(out.window, window_of(h->l, b), sizeof(out.window));
+    if (b == B_REQUESTS)
+        out.spend = 1;
+    else
+        out.hold = clamp(b == B_TOKENS ? h->need.tokens : h->need.cost);
+    return out;
+}
+
+/* Requests and tokens of the day are counted even without a limit, so that one that is set later
+ * knows of them. */
+static size_t make_buckets(struct limit_hold *h, int64_t parts,
+                           struct shared_bucket out[SHARED_BUCKETS_MAX])
+{
+    h->count = 0;
+    for (int i = 0; i < B_COUNT; i++) {
+        enum bucket b = (enum bucket)i;
+        int64_t limit = clamp(part_of(limit_of(&h->limits, b), parts));
+        if (limit < 0 && b != B_REQUESTS && b != B_TOKENS)
+            continue;
+        out[h->count] = make_bucket(h, b, limit < 0 ? -1 : limit);
+        h->buckets[h->count++] = (struct hold_bucket){b, limit};
+    }
+    return h->count;
+}
+
+static void ask(struct limit_hold *h, struct shared *store, int64_t parts, int64_t ticket_ms,
+                shared_take_fn *done)
+{
+    struct shared_bucket buckets[SHARED_BUCKETS_MAX];
+    struct shared_take t = {.group = h->key_id,
+                            .ticket = h->look ? NULL : h->id,
+                            .ticket_ms = ticket_ms,
+                            .buckets = buckets,
+                            .count = make_buckets(h, parts, buckets),
+                            .look = h->look};
+    shared_take(store, &t, done, h);
+}
+
+/* --- answering ----------------------------------------------------------------------------- */
+
+/* The last that is done with a hold that is not held: it is freed. */
+static void answer_refused(struct limit_hold *h, const struct limit_views *views,
+                           const struct err *err)
+{
+    limit_done_fn *done = h->done;
+    void *ctx = h->ctx;
+    h->ticket->hold = NULL;
+    free_hold(h);
+    done(ctx, views, err);
+}
+
+static void answer_held(struct limit_hold *h, const struct limit_views *views)
+{
+    h->pending = false;
+    link_hold(h->l, h);
+    h->done(h->ctx, views, NULL);
+}
+
+static void answer(struct limit_hold *h, const struct shared_taken *taken)
+{
+    struct limit_views views = hold_views(h, taken);
+    struct err err;
+    if (h->look) {
+        answer_refused(h, &views, NULL);
+    } else if (!taken->admitted) {
+        metric_add(&refused_total, 1, metric_names[h->buckets[taken->refused].which]);
+        hold_refused(h, taken, &err);
+        answer_refused(h, &views, &err);
+    } else {
+        answer_held(h, &views);
+    }
+}
+
+static void note_windows(struct limit_hold *h, const struct shared_taken *taken)
+{
+    for (size_t i = 0; i < h->count; i++) {
+        if (h->buckets[i].which < COUNTERS)
+            h->windows[h->buckets[i].which] = taken->levels[i].window_end;
+    }
+}
+
+static void give_back(const struct limit_hold *h)
+{
+    struct shared_use uses[] = {
+        {.kind = SHARED_COUNTER,
+         .name = bucket_name(B_REQUESTS),
+         .add = -1,
+         .window_end = h->windows[B_REQUESTS]},
+        {.kind = SHARED_RATE, .name = bucket_name(B_MINUTE), .add = -1, .period_ms = MINUTE_MS}};
+    shared_adjust(h->l->o.shared, h->key_id, h->id, uses, ARRAY_SIZE(uses), NULL, NULL);
+}
+
+/* --- while the store is away --------------------------------------------------------------- */
+
+static void on_local(void *ctx, const struct shared_taken *taken, const struct err *err)
+{
+    struct limit_hold *h = OBJ(ctx, struct limit_hold, HOLD_TAG);
+    BUG_ON(err || !taken); /* memory */
+    note_windows(h, taken);
+    answer(h, taken);
+}
+
+/* What is known of the key goes into the local store: its part of what was used, rounded up, and
+ * the requests that run. */
+static void move_spender(struct limits *l, struct spender *s)
+{
+    struct shared_seed seeds[COUNTERS];
+    size_t n = 0;
+    if (s->moved)
+        return;
+    s->moved = true;
+    for (int i = 0; i < COUNTERS; i++) {
+        const int64_t *window = window_of(l, (enum bucket)i);
+        if (s->windows[i] != window[1] || !s->used[i])
+            continue;
+        seeds[n] = (struct shared_seed){.name = bucket_name((enum bucket)i),
+                                        .at_least = clamp((s->used[i] - 1) / l->parts + 1)};
+        memcpy(seeds[n++].window, window, sizeof(seeds[0].window));
+    }
+    shared_seed(l->local, s->id, seeds, n, NULL, NULL);
+    renew_holds(l->local, s, FOR_EVER_MS);
+}
+
+static void open_local(struct limits *l)
+{
+    struct shared_opts o = {.wall_ms = l->o.wall_ms};
+    struct shared_health health;
+    struct err err;
+    struct spender *s, *next;
+    shared_health(l->o.shared, &health);
+    l->parts = (int64_t)health.replicas;
+    l->local = shared_open(l->o.loop, &o, &err);
+    BUG_ON(!l->local); /* memory cannot fail */
+    HASH_ITER(hh, l->spenders, s, next)
+    s->moved = false;
+    log_warn("limits are kept by this server alone until Redis is back", LF_I("parts", l->parts));
+}
+
+static void decide_away(struct limit_hold *h, const struct err *why)
+{
+    struct limits *l = h->l;
+    struct limit_views unknown = hold_views(h, NULL);
+    metric_add(&away_total, 1, policy_names[l->o.away]);
+    h->counted = false;
+    if (l->o.away == LIMIT_AWAY_SHARE) {
+        if (!l->local)
+            open_local(l);
+        move_spender(l, get_spender(l, h->key_id));
+        ask(h, l->local, l->parts, FOR_EVER_MS, on_local);
+    } else if (l->o.away == LIMIT_AWAY_OPEN) {
+        if (h->look)
+            answer_refused(h, &unknown, NULL);
+        else
+            answer_held(h, &unknown);
+    } else {
+        struct err err;
+        err_set(&err, ERR_UNAVAILABLE, "limits cannot be checked: %s", why->msg);
+        err.retry_after_s = AWAY_S;
+        answer_refused(h, &unknown, &err);
+    }
+}
+
+static void on_store(void *ctx, bool up)
+{
+    struct limits *l = OBJ(ctx, struct limits, LIMITS_TAG);
+    if (!up)
+        return;
+    shared_close(TAKE_PTR(l->local));
+    on_renew(l); /* those that began meanwhile are not known there yet */
+}
+
+/* --- the calls ----------------------------------------------------------------------------- */
+
+static void on_taken(void *ctx, const struct shared_taken *taken, const struct err *err)
+{
+    struct limit_hold *h = OBJ(ctx, struct limit_hold, HOLD_TAG);
+    if (taken)
+        note_windows(h, taken);
+    if (!h->ticket) {
+        if (h->l && taken && taken->admitted && !h->look)
+            give_back(h);
+        free_hold(h);
+        return;
+    }
+    if (err) {
+        decide_away(h, err);
+        return;
+    }
+    if (shared_is_remote(h->l->o.shared)) {
+        struct spender *s = get_spender(h->l, h->key_id);
+        for (size_t i = 0; i < h->count; i++) {
+            if (h->buckets[i].which < COUNTERS)
+                know(s, h->buckets[i].which, taken->levels[i].used, taken->levels[i].window_end);
+        }
+    }
+    answer(h, taken);
+}
+
+static void start(struct limits *l, const struct api_key *key, const struct limit_need *need,
+                  struct limit_ticket *ticket, bool look, limit_done_fn *done, void *ctx)
+{
+    BUG_ON(ticket->hold || need->tokens < 0 || need->cost < 0);
+    struct limit_hold *h = x_calloc(1, sizeof(*h));
+    h->tag = HOLD_TAG;
+    h->l = l;
+    h->ticket = ticket;
+    h->done = done;
+    h->ctx = ctx;
+    h->look = look;
+    h->pending = h->counted = true;
+    h->limits = key->limits;
+    h->need = *need;
+    memcpy(h->key_id, key->id, sizeof(h->key_id));
+    snprintf(h->id, sizeof(h->id), "%s-%llx", l->id, (unsigned long long)l->next++);
+    look_at_clock(l);
+    for (int i = 0; i < COUNTERS; i++)
+        h->windows[i] = window_of(l, (enum bucket)i)[1];
+    ticket->hold = h;
+    list_push_back(&l->all, &h->all);
+    ask(h, l->o.shared, 1, shared_is_remote(l->o.shared) ? l->o.lease_ms : FOR_EVER_MS, on_taken);
+}
+
+void limit_acquire(struct limits *l, const struct api_key *key, const struct limit_need *need,
+                   struct limit_ticket *ticket, limit_done_fn *done, void *ctx)
+{
+    start(l, key, need, ticket, false, done, ctx);
+}
+
+void limit_look(struct limits *l, const struct api_key *key, struct limit_ticket *ticket,
+                limit_done_fn *done, void *ctx)
+{
+    const struct limit_need nothing = {0, 0};
+    start(l, key, &nothing, ticket, true, done, ctx);
+}
+
+void limit_cancel(struct limits *l, struct limit_ticket *ticket)
+{
+    struct limit_hold *h = TAKE_PTR(ticket->hold);
+    BUG_ON(!h || h->l != l || !h->pending);
+    h->ticket = NULL;
+}
+
+bool limit_is_held(const struct limit_ticket *ticket)
+{
+    return ticket->hold && !ticket->hold->pending;
+}
+
+static void add_use(struct shared_use uses[SHARED_BUCKETS_MAX], size_t *count,
+                    const struct limit_hold *h, enum bucket b, int64_t add)
+{
+    if (add)
+        uses[(*count)++] = (struct shared_use){.kind = SHARED_COUNTER,
+                                               .name = bucket_name(b),
+                                               .add = clamp(add),
+                                               .window_end = h->windows[b]};
+}
+
+void limit_settle(struct limits *l, struct limit_ticket *ticket, int64_t tokens, int64_t cost)
+{
+    struct limit_hold *h = TAKE_PTR(ticket->hold);
+    struct shared_use uses[SHARED_BUCKETS_MAX];
+    size_t count = 0;
+    BUG_ON(!h || h->l != l || h->pending || tokens < 0 || cost < 0);
+    add_use(uses, &count, h, B_TOKENS, tokens);
+    add_use(uses, &count, h, B_DAY_COST, cost);
+    add_use(uses, &count, h, B_MONTH_COST, cost);
+    if (l->local)
+        shared_adjust(l->local, h->key_id, h->id, uses, count, NULL, NULL);
+    if (!h->counted)
+        add_use(uses, &count, h, B_REQUESTS, 1);
+    if (h->spender && !shared_is_up(l->o.shared))
+        know_more(h->spender, h, tokens, cost);
+    shared_adjust(l->o.shared, h->key_id, h->id, uses, count, NULL, NULL);
+    free_hold(h);
+}
+
+void limit_restore(struct limits *l, const char *api_key_id, const struct limit_spent *spent)
+{
+    const int64_t all[COUNTERS] = {[B_REQUESTS] = spent->requests,
+                                   [B_TOKENS] = spent->tokens,
+                                   [B_DAY_COST] = spent->day_cost,
+                                   [B_MONTH_COST] = spent->month_cost};
+    struct shared_seed seeds[COUNTERS];
+    size_t n = 0;
+    look_at_clock(l);
+    for (int i = 0; i < COUNTERS; i++) {
+        const int64_t *window = window_of(l, (enum bucket)i);
+        BUG_ON(all[i] < 0);
+        if (!all[i])
+            continue;
+        seeds[n] =
+            (struct shared_seed){.name = bucket_name((enum bucket)i), .at_least = clamp(all[i])};
+        memcpy(seeds[n++].window, window, sizeof(seeds[0].window));
+        if (shared_is_remote(l->o.shared))
+            know(get_spender(l, api_key_id), (enum bucket)i, clamp(all[i]), window[1]);
+    }
+    if (n)
+        shared_seed(l->o.shared, api_key_id, seeds, n, NULL, NULL);
+}
+
+/* --- life ---------------------------------------------------------------------------------- */
+
+struct limits *limits_new(const struct limits_opts *opts)
+{
+    struct limits *l = x_calloc(1, sizeof(*l));
+    struct err err;
+    l->tag = LIMITS_TAG;
+    l->o = *opts;
+    l->o.lease_ms = opts->lease_ms ? opts->lease_ms : LEASE_MS;
+    l->o.wall_ms = opts->wall_ms ? opts->wall_ms : clock_wall_ms;
+    if (!opts->zone) {
+        l->utc = zone_new("UTC", &err);
+        l->o.zone = l->utc;
+    }
+    id_alnum(l->id, sizeof(l->id) - 1);
+    list_init(&l->busy);
+    list_init(&l->all);
+    timer_init(&l->renew, opts->loop, on_renew, l);
+    if (shared_is_remote(opts->shared)) {
+        timer_set(&l->renew, l->o.lease_ms / 3);
+        shared_watch(opts->shared, on_store, l);
+    }
+    return l;
+}
+
+/* One that waits for an answer is freed when that comes. */
+static void forget_hold(struct limits *l, struct limit_hold *h)
+{
+    if (!h->pending) {
+        free_hold(h);
+        return;
+    }
+    list_remove(&l->all, &h->all);
+    h->l = NULL;
+    h->ticket = NULL;
 }
 
 void limits_free(struct limits *l)
 {
+    struct spender *s, *next;
     if (!l)
         return;
-    struct key_state *st, *next;
-    HASH_ITER(hh, l->keys, st, next)
+    if (shared_is_remote(l->o.shared))
+        shared_unwatch(l->o.shared, on_store, l);
+    LIST_EACH(&l->all, n)
+    forget_hold(l, container_of(n, struct limit_hold, all));
+    HASH_ITER(hh, l->spenders, s, next)
     {
-        HASH_DEL(l->keys, st);
-        free(st);
+        HASH_DEL(l->spenders, s);
+        free(s);
     }
+    shared_close(l->local);
+    timer_release(&l->renew);
+    zone_free(l->utc);
+    l->tag = 0;
     free(l);
-}
-
-static struct key_state *find_state(struct limits *l, const char *id)
-{
-    struct key_state *st;
-    HASH_FIND_STR(l->keys, id, st);
-    return st;
-}
-
-static void start_day(struct key_state *st, int64_t day)
-{
-    st->day = day;
-    st->requests = st->tokens_used = st->tokens_reserved = 0;
-}
-
-static void roll_day(struct key_state *st, int64_t now_wall_ms)
-{
-    int64_t day = day_of(now_wall_ms);
-    if (day != st->day && day != st->day - 1)
-        start_day(st, day);
-}
-
-static struct key_state *get_state(struct limits *l, const char *id, int64_t now_wall_ms)
-{
-    struct key_state *st = find_state(l, id);
-    if (!st) {
-        st = x_calloc(1, sizeof(*st));
-        snprintf(st->id, sizeof(st->id), "%s", id);
-        st->drained_at = now_wall_ms;
-        start_day(st, day_of(now_wall_ms));
-        HASH_ADD_STR(l->keys, id, st);
-    }
-    roll_day(st, now_wall_ms);
-    return st;
-}
-
-static int64_t per_minute(const struct api_key *key)
-{
-    int64_t limit = key->limits.requests_per_minute;
-    return limit > MAX_PER_MIN ? MAX_PER_MIN : limit;
-}
-
-/* What the bucket holds now. limit > 0. */
-static int64_t drained_level(const struct key_state *st, int64_t limit, int64_t now_wall_ms)
-{
-    int64_t full = limit * MINUTE_MS, level = st->level;
-    int64_t elapsed = now_wall_ms - st->drained_at;
-    if (level > full) /* the limit was lowered */
-        level = full;
-    if (elapsed <= 0) /* the clock went back: do not drain */
-        return level;
-    if (elapsed >= MINUTE_MS || elapsed * limit >= level)
-        return 0;
-    return level - elapsed * limit;
-}
-
-static int refuse_minute(struct err *err, int64_t limit, int64_t wait_ms)
-{
-    int64_t wait_s = div_up(wait_ms, 1000);
-    if (wait_s < 1)
-        wait_s = 1;
-    if (wait_s > RETRY_S_MAX)
-        wait_s = RETRY_S_MAX;
-    if (limit == 0)
-        err_set(err, ERR_RATE_LIMITED, "This key may make 0 requests per minute.");
-    else
-        err_set(err, ERR_RATE_LIMITED,
-                "The limit of %lld requests per minute is reached; try again in %lld s.",
-                (long long)limit, (long long)wait_s);
-    if (err)
-        err->retry_after_s = (int)wait_s;
-    return -1;
-}
-
-static int check_minute(const struct key_state *st, int64_t limit, int64_t now_wall_ms,
-                        struct err *err)
-{
-    if (limit < 0)
-        return 0;
-    if (limit == 0)
-        return refuse_minute(err, limit, MINUTE_MS);
-    int64_t over = drained_level(st, limit, now_wall_ms) + MINUTE_MS - limit * MINUTE_MS;
-    return over <= 0 ? 0 : refuse_minute(err, limit, div_up(over, limit));
-}
-
-static const char *day_end(const struct key_state *st, char out[CLOCK_RFC3339_SIZE])
-{
-    return clock_rfc3339((st->day + 1) * DAY_MS, out);
-}
-
-static int check_day(const struct key_state *st, const struct key_limits *lim, int64_t estimate,
-                     struct err *err)
-{
-    char end[CLOCK_RFC3339_SIZE];
-    if (lim->requests_per_day >= 0 && st->requests >= lim->requests_per_day)
-        return err_set(err, ERR_QUOTA,
-                       "The limit of %lld requests per day is reached; it resets at %s.",
-                       (long long)lim->requests_per_day, day_end(st, end));
-    if (lim->tokens_per_day < 0)
-        return 0;
-    if (st->tokens_used >= lim->tokens_per_day)
-        return err_set(err, ERR_QUOTA,
-                       "The limit of %lld tokens per day is reached; it resets at %s.",
-                       (long long)lim->tokens_per_day, day_end(st, end));
-    int64_t unused = lim->tokens_per_day - st->tokens_used;
-    int64_t left = unused - st->tokens_reserved; /* < 0 when a request used more than reserved */
-    if (estimate <= left)
-        return 0;
-    if (left < 0)
-        left = 0;
-    return err_set(err, ERR_QUOTA,
-                   "This request may need %lld tokens, but %lld of the limit of %lld tokens per "
-                   "day remain (%lld more are reserved by running requests); it resets at %s.",
-                   (long long)estimate, (long long)left, (long long)lim->tokens_per_day,
-                   (long long)(unused - left), day_end(st, end));
-}
-
-int limit_acquire(struct limits *l, const struct api_key *key, int64_t tokens_estimate,
-                  int64_t now_wall_ms, struct limit_ticket *ret_ticket, struct err *err)
-{
-    BUG_ON(tokens_estimate < 0);
-    struct key_state *st = get_state(l, key->id, now_wall_ms);
-    int64_t limit = per_minute(key);
-    /* The day first: "try again in 6 s" would be untrue when the day is spent. */
-    if (check_day(st, &key->limits, tokens_estimate, err) != 0 ||
-        check_minute(st, limit, now_wall_ms, err) != 0)
-        return -1;
-    st->level = limit > 0 ? drained_level(st, limit, now_wall_ms) + MINUTE_MS : 0;
-    st->drained_at = now_wall_ms;
-    st->requests = add_saturated(st->requests, 1);
-    st->tokens_reserved = add_saturated(st->tokens_reserved, tokens_estimate);
-    *ret_ticket =
-        (struct limit_ticket){.reserved_tokens = tokens_estimate, .day = st->day, .held = true};
-    memcpy(ret_ticket->api_key_id, st->id, sizeof(st->id));
-    return 0;
-}
-
-void limit_settle(struct limits *l, struct limit_ticket *ticket, int64_t tokens_used)
-{
-    BUG_ON(!ticket->held || tokens_used < 0);
-    ticket->held = false;
-    struct key_state *st = find_state(l, ticket->api_key_id);
-    if (!st || st->day != ticket->day)
-        return;
-    /* Less can be reserved than this ticket took only after the clock went away and came back. */
-    st->tokens_reserved = st->tokens_reserved > ticket->reserved_tokens
-                              ? st->tokens_reserved - ticket->reserved_tokens
-                              : 0;
-    st->tokens_used = add_saturated(st->tokens_used, tokens_used);
-}
-
-void limit_restore(struct limits *l, const char *api_key_id, int64_t requests, int64_t tokens,
-                   int64_t now_wall_ms)
-{
-    BUG_ON(requests < 0 || tokens < 0);
-    struct key_state *st = get_state(l, api_key_id, now_wall_ms);
-    st->requests = add_saturated(st->requests, requests);
-    st->tokens_used = add_saturated(st->tokens_used, tokens);
-}
-
-static struct limit_view view_minute(const struct key_state *st, int64_t limit, int64_t now_wall_ms)
-{
-    if (limit < 0)
-        return (struct limit_view){-1, -1, 0};
-    int64_t level = limit > 0 ? drained_level(st, limit, now_wall_ms) : 0;
-    return (struct limit_view){.limit = limit,
-                               .remaining = limit - div_up(level, MINUTE_MS),
-                               .reset_s = limit > 0 ? div_up(div_up(level, limit), 1000) : 0};
-}
-
-static struct limit_view view_day(int64_t limit, int64_t spent, int64_t reset_s)
-{
-    if (limit < 0)
-        return (struct limit_view){-1, -1, 0};
-    return (struct limit_view){
-        .limit = limit, .remaining = spent < limit ? limit - spent : 0, .reset_s = reset_s};
-}
-
-void limit_view(struct limits *l, const struct api_key *key, int64_t now_wall_ms,
-                struct limit_view *ret_minute, struct limit_view *ret_day_requests,
-                struct limit_view *ret_day_tokens)
-{
-    struct key_state *found = find_state(l, key->id), st = {.day = day_of(now_wall_ms)};
-    if (found) {
-        st = *found; /* looking changes nothing */
-        roll_day(&st, now_wall_ms);
-    }
-    int64_t reset_s = div_up((st.day + 1) * DAY_MS - now_wall_ms, 1000);
-    *ret_minute = view_minute(&st, per_minute(key), now_wall_ms);
-    *ret_day_requests = view_day(key->limits.requests_per_day, st.requests, reset_s);
-    *ret_day_tokens = view_day(key->limits.tokens_per_day,
-                               add_saturated(st.tokens_used, st.tokens_reserved), reset_s);
 }

@@ -29,7 +29,10 @@ void new_key_defaults(const struct conf *conf, struct api_key *key)
         .priority = 1,
         .limits = {.requests_per_minute = conf->keys.requests_per_minute,
                    .requests_per_day = conf->keys.requests_per_day,
-                   .tokens_per_day = conf->keys.tokens_per_day},
+                   .tokens_per_day = conf->keys.tokens_per_day,
+                   .max_concurrent = -1,
+                   .cost_per_day = -1,
+                   .cost_per_month = -1},
         .permissions = {.max_tokens = conf->keys.max_tokens, .allow_streaming = true}};
     for (size_t n = 0; rest.len && n < MODELS_MAX; n++)
         models[n] = str_dup(str_trim(str_split(&rest, ',')));

@@ -5,9 +5,19 @@
 
 #include "conf/conf.h"
 #include "core/loop.h"
+#include "db/db.h"
+#include "shared/shared.h"
 
-/* "sqlite:<data_dir>/claudegate.db" unless database.url says otherwise; owned by the caller. */
-char *setup_database_url(const struct conf *conf);
+/* Where the database is: "sqlite:<data_dir>/claudegate.db" unless database.url says otherwise. The
+ * URL is owned by the caller: setup_free_database(). */
+struct db_opts setup_database(const struct conf *conf);
+void setup_free_database(struct db_opts *opts); /* it holds a password: wiped */
+/* Opens that. NULL + err on failure. */
+struct db *setup_open_database(const struct conf *conf, struct loop *loop, struct err *err);
+
+/* What this server shares with others: Redis, or the memory of this process. Waits a moment for
+ * Redis to answer; one that is away is no error. */
+struct shared *setup_open_shared(const struct conf *conf, struct loop *loop, struct err *err);
 
 /* A store callback's answer, waited for: pass its address as ctx, call setup_answered() from the
  * callback, and setup_wait() after having submitted. */

@@ -3,12 +3,47 @@
 
 #include "core/json.h"
 
+#define NANO INT64_C(1000000000)
+
 static void write_number(struct buf *out, int64_t v)
 {
     if (v < 0)
         buf_adds(out, "null");
     else
         buf_printf(out, "%lld", (long long)v);
+}
+
+void key_money_write(struct buf *out, int64_t nano)
+{
+    char digits[16];
+    int n = snprintf(digits, sizeof(digits), "%09lld", (long long)(nano % NANO));
+    while (n > 0 && digits[n - 1] == '0')
+        n--;
+    buf_printf(out, "%lld", (long long)(nano / NANO));
+    if (n > 0)
+        buf_printf(out, ".%.*s", n, digits);
+}
+
+bool key_money_parse(struct str text, int64_t *ret_nano)
+{
+    uint64_t whole, part = 0;
+    bool has_point = text.len && memchr(text.p, '.', text.len);
+    struct str digits = text, before = str_split(&digits, '.');
+    if (!str_to_u64(before, &whole) || whole > (uint64_t)(KEY_MONEY_MAX / NANO) ||
+        (has_point && (digits.len > 9 || !str_to_u64(digits, &part))))
+        return false;
+    for (size_t i = digits.len; i < 9; i++)
+        part *= 10;
+    *ret_nano = (int64_t)whole * NANO + (int64_t)part;
+    return *ret_nano <= KEY_MONEY_MAX;
+}
+
+static void write_money(struct buf *out, int64_t nano)
+{
+    if (nano < 0)
+        buf_adds(out, "null");
+    else
+        key_money_write(out, nano);
 }
 
 void key_limits_write(struct buf *out, const struct key_limits *limits)
@@ -19,6 +54,12 @@ void key_limits_write(struct buf *out, const struct key_limits *limits)
     write_number(out, limits->requests_per_day);
     buf_adds(out, ",\"tokensPerDay\":");
     write_number(out, limits->tokens_per_day);
+    buf_adds(out, ",\"maxConcurrent\":");
+    write_number(out, limits->max_concurrent);
+    buf_adds(out, ",\"costPerDay\":");
+    write_money(out, limits->cost_per_day);
+    buf_adds(out, ",\"costPerMonth\":");
+    write_money(out, limits->cost_per_month);
     buf_addc(out, '}');
 }
 
@@ -49,6 +90,25 @@ static int read_number(const json_t *obj, const char *name, int64_t *ret, struct
     return 0;
 }
 
+static int read_newer_number(const json_t *obj, const char *name, int64_t *ret, struct err *err)
+{
+    *ret = -1;
+    return json_object_get(obj, name) ? read_number(obj, name, ret, err) : 0;
+}
+
+static int read_money(const json_t *obj, const char *name, int64_t *ret, struct err *err)
+{
+    const json_t *v = json_object_get(obj, name);
+    double usd = json_number_value(v);
+    *ret = -1;
+    if (!v || json_is_null(v))
+        return 0;
+    if (!json_is_number(v) || !(usd >= 0) || usd > (double)(KEY_MONEY_MAX / NANO))
+        return err_set(err, ERR_INTERNAL, "%s is not a sum of USD or null", name);
+    *ret = (int64_t)(usd * (double)NANO + 0.5);
+    return 0;
+}
+
 static json_t *read_object(struct str text, struct err *err)
 {
     json_t *obj = json_parse(text, err);
@@ -63,7 +123,10 @@ int key_limits_read(struct str text, struct key_limits *ret_limits, struct err *
     struct key_limits limits;
     if (!obj || read_number(obj, "requestsPerMinute", &limits.requests_per_minute, err) != 0 ||
         read_number(obj, "requestsPerDay", &limits.requests_per_day, err) != 0 ||
-        read_number(obj, "tokensPerDay", &limits.tokens_per_day, err) != 0)
+        read_number(obj, "tokensPerDay", &limits.tokens_per_day, err) != 0 ||
+        read_newer_number(obj, "maxConcurrent", &limits.max_concurrent, err) != 0 ||
+        read_money(obj, "costPerDay", &limits.cost_per_day, err) != 0 ||
+        read_money(obj, "costPerMonth", &limits.cost_per_month, err) != 0)
         return err_prefix(err, "limits");
     *ret_limits = limits;
     return 0;

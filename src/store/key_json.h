@@ -1,10 +1,12 @@
 /* key_json.h - the JSON columns limits and permissions of api_keys.
  *
- * {"requestsPerMinute":10,"requestsPerDay":1000,"tokensPerDay":null}
+ * {"requestsPerMinute":10,"requestsPerDay":1000,"tokensPerDay":null,"maxConcurrent":4,
+ *  "costPerDay":2.5,"costPerMonth":null}
  * {"models":["claude-*"],"maxTokens":4096,"allowStreaming":true,"allowAgent":false}
  * null = unlimited (-1 in the structs). A name that is missing is an error and not "unlimited":
- * what a key may spend must not depend on a typing mistake. A missing allowAgent is false: older
- * rows have none. Names not known are ignored. */
+ * what a key may spend must not depend on a typing mistake. Older rows lack some: a missing
+ * allowAgent is false, a missing maxConcurrent, costPerDay or costPerMonth is unlimited. Names not
+ * known are ignored. */
 #ifndef CG_STORE_KEY_JSON_H
 #define CG_STORE_KEY_JSON_H
 
@@ -20,5 +22,11 @@ MUST_USE int key_limits_read(struct str text, struct key_limits *ret_limits, str
 MUST_USE int key_permissions_read(struct str text, struct key_permissions *ret_permissions,
                                   struct err *err);
 void key_models_free(char **models);
+
+/* Money: nano-USD inside, a decimal number of USD outside. */
+#define KEY_MONEY_MAX INT64_C(4000000000000000) /* 4 million USD; a double holds it exactly */
+void key_money_write(struct buf *out, int64_t nano);
+/* "12", "0.5": at most nine digits after the point. False when it is not that. */
+MUST_USE bool key_money_parse(struct str text, int64_t *ret_nano);
 
 #endif

@@ -14,10 +14,10 @@ static const char sql_insert[] =
     "RETURNING " COLUMNS;
 static const char sql_find[] = "SELECT " COLUMNS " FROM api_keys WHERE public_id = $1";
 static const char sql_list[] = "SELECT " COLUMNS " FROM api_keys ORDER BY created_at DESC, id";
-static const char sql_set_status[] =
-    "UPDATE api_keys SET status = $2 WHERE public_id = $1 OR id = $1 RETURNING " COLUMNS;
-static const char sql_set_priority[] =
-    "UPDATE api_keys SET priority = $2 WHERE public_id = $1 OR id = $1 RETURNING " COLUMNS;
+static const char sql_set_status[] = "UPDATE api_keys SET status = $2 WHERE public_id = $1 OR "
+                                     "CAST(id AS TEXT) = $1 RETURNING " COLUMNS;
+static const char sql_set_priority[] = "UPDATE api_keys SET priority = $2 WHERE public_id = $1 OR "
+                                       "CAST(id AS TEXT) = $1 RETURNING " COLUMNS;
 static const char sql_touch[] = "UPDATE api_keys SET last_used_at = $2 "
                                 "WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2)";
 

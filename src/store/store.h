@@ -33,6 +33,8 @@ void user_count(struct db *db, count_done_fn *done, void *ctx);
 
 struct key_limits { /* -1 = unlimited. JSON names as in the document: requestsPerMinute, ... */
     int64_t requests_per_minute, requests_per_day, tokens_per_day;
+    int64_t max_concurrent;               /* requests at once */
+    int64_t cost_per_day, cost_per_month; /* nano-USD; in JSON USD */
 };
 struct key_permissions {
     char **models; /* patterns with '*', NULL-terminated. JSON: models */

@@ -59,7 +59,8 @@ test('a key with the defaults, as one JSON object', LIMIT, async () => {
   assert.ok(Math.abs(Date.parse(createdAt) - Date.now()) < 60_000, createdAt);
   assert.deepEqual(rest, {
     name: 'n', status: 'active', priority: 1, expiresAt: null, lastUsedAt: null,
-    limits: { requestsPerMinute: 10, requestsPerDay: 1000, tokensPerDay: 100_000 },
+    limits: { requestsPerMinute: 10, requestsPerDay: 1000, tokensPerDay: 100_000,
+      maxConcurrent: null, costPerDay: null, costPerMonth: null },
     permissions: { models: ['claude-*'], maxTokens: 4096, allowStreaming: true, allowAgent: false },
   });
 });
@@ -68,10 +69,12 @@ test('each flag does what it says', LIMIT, async () => {
   const key = await plainCreate('--name', 'Zoë "x" \\', '--user', 'zoe', '--requests-per-minute',
     '7', '--requests-per-day=unlimited', '--tokens-per-day', '0', '--max-tokens', '99',
     '--models', 'claude-sonnet-*, claude-haiku-4-5', '--no-streaming', '--allow-agent', '--expires',
-    '30d', '--priority', '10');
+    '30d', '--priority', '10', '--max-concurrent', '5', '--cost-per-day', '2.50',
+    '--cost-per-month', 'unlimited');
   assert.equal(key.priority, 10);
   assert.equal(key.name, 'Zoë "x" \\');
-  assert.deepEqual(key.limits, { requestsPerMinute: 7, requestsPerDay: null, tokensPerDay: 0 });
+  assert.deepEqual(key.limits, { requestsPerMinute: 7, requestsPerDay: null, tokensPerDay: 0,
+    maxConcurrent: 5, costPerDay: 2.5, costPerMonth: null });
   assert.deepEqual(key.permissions,
     { models: ['claude-sonnet-*', 'claude-haiku-4-5'], maxTokens: 99, allowStreaming: false,
       allowAgent: true });
@@ -101,6 +104,8 @@ test('wrong flags are refused with the reason, and nothing is made', LIMIT, asyn
       new RegExp('^claudegate: --requests-per-minute: must be a whole number from 0 to ' +
         "2147483647, or 'unlimited'; got 'many'\n$")],
     [['--name', 'x', '--requests-per-day', '-1'], /^claudegate: --requests-per-day: .*got '-1'\n$/],
+    [['--name', 'x', '--cost-per-day', '$5'], /^claudegate: --cost-per-day: .*got '\$5'\n$/],
+    [['--name', 'x', '--max-concurrent', '-1'], /^claudegate: --max-concurrent: .*got '-1'\n$/],
     [['--name', 'x', '--tokens-per-day', '1.5'], /^claudegate: --tokens-per-day: .*got '1.5'\n$/],
     [['--name', 'x', '--max-tokens', '99999999999'],
       /^claudegate: --max-tokens: .*got '99999999999'\n$/],
@@ -434,14 +439,15 @@ test('no secret is in a log, the database or the journal', LIMIT, async () => {
   await gw.usageRows();
   assert.ok(made.length > 15);
   const all = files(gw.dataDir);
-  assert.ok(all.some((path) => path.endsWith('claudegate.db')));
+  assert.ok(gw.postgres || all.some((path) => path.endsWith('claudegate.db')));
   assert.ok(all.some((path) => path.endsWith('combined.log')));
   for (const path of all) {
     const content = readFileSync(path, 'latin1');
     const found = made.filter((key) => content.includes(KEY.exec(key)[2]));
     assert.deepEqual(found, [], `a secret is in ${path}`);
   }
-  for (const key of made) assert.ok(!gw.stderr.includes(KEY.exec(key)[2]));
+  const rows = JSON.stringify(await gw.sql('SELECT * FROM api_keys'));
+  for (const key of made) assert.ok(!`${gw.stderr} ${rows}`.includes(KEY.exec(key)[2]));
   const [{ hash }] = await gw.sql('SELECT secret_hash AS hash FROM api_keys LIMIT 1');
   assert.match(hash, /^\$2b\$\d\d\$/);
   assert.equal(statSync(gw.dataDir).mode & 0o077, 0, 'the data directory is private');

@@ -1,4 +1,5 @@
-/* db_fx.h - a database in a directory of its own, for the tests of db and store. */
+/* db_fx.h - a database of its own for each test of db and store: an SQLite file in a directory, or
+ * a new database in the PostgreSQL server of tools/with-postgres.sh where that is running. */
 #ifndef CG_TESTS_UNIT_DB_FX_H
 #define CG_TESTS_UNIT_DB_FX_H
 
@@ -6,6 +7,7 @@
 #include "db/db.h"
 
 #include <event2/event.h>
+#include <libpq-fe.h>
 #include <setjmp.h>
 #include <sqlite3.h>
 #include <stdarg.h>
@@ -14,10 +16,84 @@
 #include <cmocka.h>
 
 struct fx {
-    char dir[128], path[192], url[208];
+    bool postgres;
+    char dir[128], path[192], url[256];
+    char name[64]; /* of the database, on PostgreSQL */
     struct loop *loop;
     struct db *db;
 };
+
+/* --- PostgreSQL: databases come and go through the maintenance database ------------------- */
+
+static inline bool with_postgres(void)
+{
+    const char *url = getenv("TEST_DATABASE_URL");
+    return url && *url;
+}
+
+static inline void pg_fail(PGconn *pq, const char *sql)
+{
+    char why[512];
+    snprintf(why, sizeof(why), "%s: %s", sql, PQerrorMessage(pq));
+    PQfinish(pq);
+    fail_msg("%s", why);
+}
+
+static void no_notice(void *ctx, const char *message)
+{
+    (void)ctx;
+    (void)message;
+}
+
+static inline PGconn *pg_raw(const char *url)
+{
+    PGconn *pq = PQconnectdb(url);
+    PQsetNoticeProcessor(pq, no_notice, NULL);
+    if (PQstatus(pq) != CONNECTION_OK)
+        pg_fail(pq, "connect");
+    return pq;
+}
+
+static inline int64_t pg_run(PGconn *pq, const char *sql)
+{
+    PGresult *r = PQexec(pq, sql);
+    ExecStatusType status = PQresultStatus(r);
+    int64_t v = -1;
+    if (status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK)
+        pg_fail(pq, sql);
+    if (PQntuples(r))
+        v = strtoll(PQgetvalue(r, 0, 0), NULL, 10);
+    PQclear(r);
+    return v;
+}
+
+/* One statement from outside. */
+static inline int64_t pg_once(const char *url, const char *sql)
+{
+    PGconn *pq = pg_raw(url);
+    int64_t v = pg_run(pq, sql);
+    PQfinish(pq);
+    return v;
+}
+
+static inline int64_t pg_admin(const char *before, const char *name, const char *after)
+{
+    char sql[256];
+    snprintf(sql, sizeof(sql), "%s%s%s", before, name, after);
+    return pg_once(getenv("TEST_DATABASE_URL"), sql);
+}
+
+static inline void make_pg_database(struct fx *fx)
+{
+    static int last;
+    const char *admin = getenv("TEST_DATABASE_URL");
+    snprintf(fx->name, sizeof(fx->name), "cg_%d_%d", (int)getpid(), ++last);
+    snprintf(fx->url, sizeof(fx->url), "%.*s/%s", (int)(strrchr(admin, '/') - admin), admin,
+             fx->name);
+    pg_admin("CREATE DATABASE ", fx->name, " TEMPLATE template0");
+}
+
+/* --- callbacks ---------------------------------------------------------------------------- */
 
 static int sequence;    /* numbers callbacks as they come */
 static bool submitting; /* inside a call that submits: no callback may come */
@@ -84,12 +160,19 @@ static inline void make_dir(struct fx *fx)
     snprintf(fx->url, sizeof(fx->url), "sqlite:%s", fx->path);
 }
 
-static inline void open_db(struct fx *fx)
+/* opts->url is filled in. */
+static inline void open_db_with(struct fx *fx, struct db_opts opts)
 {
     struct err err;
-    fx->db = db_open(fx->loop, fx->url, &err);
+    opts.url = fx->url;
+    fx->db = db_open_with(fx->loop, &opts, &err);
     if (!fx->db)
         fail_msg("%s", err.msg);
+}
+
+static inline void open_db(struct fx *fx)
+{
+    open_db_with(fx, (struct db_opts){0});
 }
 
 static inline void close_db(struct fx *fx)
@@ -102,6 +185,9 @@ static inline int fx_set_up_closed(void **state)
 {
     struct fx *fx = x_calloc(1, sizeof(*fx));
     make_dir(fx);
+    fx->postgres = with_postgres();
+    if (fx->postgres)
+        make_pg_database(fx);
     fx->loop = loop_new();
     sequence = 0;
     *state = fx;
@@ -121,6 +207,8 @@ static inline int fx_tear_down(void **state)
     struct fx *fx = *state;
     close_db(fx);
     loop_free(fx->loop);
+    if (fx->postgres)
+        pg_admin("DROP DATABASE IF EXISTS ", fx->name, " WITH (FORCE)");
     for (size_t i = 0; i < ARRAY_SIZE(ends); i++) {
         char name[256];
         snprintf(name, sizeof(name), "%s%s", fx->path, ends[i]);
@@ -134,7 +222,7 @@ static inline int fx_tear_down(void **state)
     return 0;
 }
 
-/* A connection of a stranger, who knows nothing of ours. */
+/* A connection of a stranger, who knows nothing of ours. SQLite only. */
 static inline sqlite3 *raw_open(struct fx *fx)
 {
     sqlite3 *raw;

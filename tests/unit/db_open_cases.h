@@ -5,6 +5,7 @@
 #include "db_fx.h"
 
 #include "db/migrate.h"
+#include "db/sqlite_open.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -57,7 +58,7 @@ static void test_bad_places(void **state)
 {
     struct fx *fx = *state;
     char url[256];
-    refuse(fx, "postgresql://localhost/x", ERR_CONFIG, "sqlite:PATH");
+    refuse(fx, "mysql://localhost/x", ERR_CONFIG, "sqlite:PATH or postgres:");
     refuse(fx, "sqlite:", ERR_CONFIG, "path of a file");
     refuse(fx, "sqlite::memory:", ERR_CONFIG, "path of a file");
     refuse(fx, "sqlite:file:x?mode=memory", ERR_CONFIG, "path of a file");
@@ -126,7 +127,7 @@ static sqlite3 *make_version_1(struct fx *fx)
     assert_int_equal(truncate(fx->path, 0), 0);
     struct sqlite_conn *conn = sqlite_conn_open(fx->path, &err);
     assert_non_null(conn);
-    assert_int_equal(migrate_run(conn, db_migrations_sqlite, 1, &err), 0);
+    assert_int_equal(sqlite_migrate(conn, db_migrations_sqlite, 1, &err), 0);
     sqlite_conn_close(conn);
     return raw_open(fx);
 }

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "conf/conf.h"
+#include "conf/redis_url.h"
 #include "conf/settings.h"
 
 #include <sys/stat.h>
@@ -130,6 +131,8 @@ static void test_defaults(void **state)
     assert_true(conf->log.console);
     assert_string_equal(conf->database.url, "");
     assert_string_equal(conf->redis.url, "");
+    assert_int_equal(conf->limits.when_redis_is_away, CONF_AWAY_SHARE);
+    assert_string_equal(conf->limits.timezone, "UTC");
     assert_string_equal(conf->upstream.base_url, "https://api.anthropic.com");
     assert_string_equal(conf->upstream.api_key, "");
     assert_int_equal(conf->upstream.demo, DEMO_OFF);
@@ -368,9 +371,8 @@ static void test_every_setting_has_a_variable(void **state)
         const char *value = s->def[0]                              ? s->def
                             : strcmp(s->name, "database.url") == 0 ? "sqlite:x" /* a name too */
                             : strcmp(s->name, "sandbox.uids") == 0 ? "1-2"
+                            : strcmp(s->name, "redis.url") == 0    ? "redis://x"
                                                                    : "x";
-        if (strcmp(s->name, "redis.url") == 0)
-            continue; /* accepts nothing yet */
         AUTO(free_charp) char *a = x_printf("%s=%s", setting_env_name(s, name), value);
         AUTO(free_charp) char *b = x_printf("%s=%s", s->env ? s->env : name, value);
         AUTO(free_charp) char *shown = x_printf("# environment %s\n", s->env ? s->env : name);
@@ -435,11 +437,11 @@ static void test_show_can_be_loaded(void **state)
 
 static void test_secrets_never_shown(void **state)
 {
-    static const char *const secret_env[] = {"DATABASE_URL=sqlite:/" SECRET,
-                                             "ANTHROPIC_API_KEY=" SECRET,
-                                             "CLAUDEGATE_METRICS_TOKEN=" SECRET, NULL};
+    static const char *const secret_env[] = {
+        "DATABASE_URL=sqlite:/" SECRET, "REDIS_URL=redis://:" SECRET "@h",
+        "ANTHROPIC_API_KEY=" SECRET, "CLAUDEGATE_METRICS_TOKEN=" SECRET, NULL};
     static const char *const wrong_env[] = {"DATABASE_URL=mysql:/" SECRET,
-                                            "REDIS_URL=redis://" SECRET,
+                                            "REDIS_URL=redis://:" SECRET "@h:port",
                                             "ANTHROPIC_API_KEY=x " SECRET,
                                             "ANTHROPIC_AUTH_TOKEN=x " SECRET,
                                             "CLAUDEGATE_METRICS_TOKEN=\t" SECRET,
@@ -519,21 +521,97 @@ static void test_base_url(void **state)
 
 static void test_stores(void **state)
 {
+    static const char *const misread[] = {"u:se@cret@h/d", "u:se/cret@h/d",
+                                          "u:12/cret@h/d", "u:se%cret@h/d",
+                                          "u:p@h:port/d",  "u:p@h/d?no_such_option=1",
+                                          "u:p@[::1/d"};
     (void)state;
     assert_loads(NULL, ENV("DATABASE_URL=sqlite:data/x.db"));
     assert_loads(NULL, ENV("DATABASE_URL=sqlite:///var/x.db"));
-    assert_env_refused("DATABASE_URL=postgres://u:p@h/d",
-                       "environment: DATABASE_URL: PostgreSQL is not supported by this version\n");
-    assert_env_refused("DATABASE_URL=postgresql://h/d",
-                       "environment: DATABASE_URL: PostgreSQL is not supported by this version\n");
+    assert_loads(NULL, ENV("DATABASE_URL=postgres://u:p@h/d"));
+    assert_loads(NULL, ENV("DATABASE_URL=postgresql://u:p%40%2F%3A@h:5433/d?sslmode=verify-full"));
+    assert_loads(NULL, ENV("DATABASE_URL=postgres://u@h1:1,h2:2/d?target_session_attrs=any"));
+    assert_loads(NULL, ENV("DATABASE_URL=postgres:///d?host=/run/postgresql"));
+    for (size_t i = 0; i < ARRAY_SIZE(misread); i++) {
+        AUTO(free_charp) char *env = x_printf("DATABASE_URL=postgres://%s", misread[i]);
+        assert_env_refused(env, "environment: DATABASE_URL: must have the form "
+                                "postgres://user:password@host:port/database?option=value, with "
+                                "special characters written as %XX\n");
+    }
     assert_env_refused("DATABASE_URL=sqlite:",
-                       "environment: DATABASE_URL: must be empty or sqlite:PATH\n");
+                       "environment: DATABASE_URL: must be empty, sqlite:PATH or postgres://...\n");
     assert_env_refused("DATABASE_URL=sqlite://x.db",
-                       "environment: DATABASE_URL: must be empty or sqlite:PATH\n");
-    assert_env_refused("REDIS_URL=redis://h", "environment: REDIS_URL: Redis is not supported by "
-                                              "this version; must be empty\n");
+                       "environment: DATABASE_URL: must be empty, sqlite:PATH or postgres://...\n");
     assert_refused("keys:\n  models: 'claude-*,,x'\n", "2: keys.models: must be model names");
     assert_loads("keys:\n  models: 'claude-*, claude-3-5-haiku'\n", no_env);
+}
+
+static void test_redis_url(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *host, *path, *user, *password;
+        int port, db;
+    } good[] = {
+        {"redis://h", "h", NULL, NULL, NULL, 6379, 0},
+        {"redis://h/", "h", NULL, NULL, NULL, 6379, 0},
+        {"redis://127.0.0.1:6380/2", "127.0.0.1", NULL, NULL, NULL, 6380, 2},
+        {"redis://:p%40%2Fw@[::1]:1/15", "::1", NULL, NULL, "p@/w", 1, 15},
+        {"redis://me:pw@redis.local", "redis.local", NULL, "me", "pw", 6379, 0},
+        {"unix:/run/r.sock", NULL, "/run/r.sock", NULL, NULL, 0, 0},
+        {"unix:///run/r.sock?db=3", NULL, "/run/r.sock", NULL, NULL, 0, 3},
+        {"unix://:pw@/run/r.sock", NULL, "/run/r.sock", NULL, "pw", 0, 0},
+        {"unix://me:pw@/run/r.sock?db=1", NULL, "/run/r.sock", "me", "pw", 0, 1},
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
+        struct redis_url u = {0};
+        assert_null(redis_url_parse(str_c(good[i].text), &u));
+        assert_int_equal(u.host == NULL, good[i].host == NULL);
+        assert_string_equal(u.host ? u.host : "", good[i].host ? good[i].host : "");
+        assert_string_equal(u.path ? u.path : "", good[i].path ? good[i].path : "");
+        assert_string_equal(u.user ? u.user : "", good[i].user ? good[i].user : "");
+        assert_string_equal(u.password ? u.password : "", good[i].password ? good[i].password : "");
+        assert_int_equal(u.port, good[i].port);
+        assert_int_equal(u.db, good[i].db);
+        redis_url_release(&u);
+    }
+    static const char *const bad[] = {
+        "redis://",       "redis://h:0",       "redis://h:99999", "redis://h/x", "redis://h/1/2",
+        "redis://h?db=1", "redis://me@h",      "redis://h#x",     "http://h",    "h:6379",
+        "redis:h",        "unix:run/r.sock",   "unix://h/r.sock", "unix:",       "unix:/",
+        "unix:/r?db=x",   "unix:/r?x=1",       "unix://me@/r",    "redis://a b", "redis:///1",
+        "redis://h/-1",   "unix:/r?db=1&db=2",
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+        struct redis_url u = {0};
+        const char *rule = redis_url_parse(str_c(bad[i]), &u);
+        if (!rule)
+            print_error("taken: %s\n", bad[i]);
+        assert_non_null(rule);
+        assert_null(u.host);
+    }
+    assert_int_equal(load(NULL, ENV("REDIS_URL=redis://h:x")), -1);
+    assert_error("environment: REDIS_URL: must be redis://[[user]:password@]host[:port]");
+    assert_int_equal(load(NULL, ENV("REDIS_URL=rediss://h")), -1);
+    assert_error("environment: REDIS_URL: TLS to Redis (rediss://) is not available");
+    assert_loads(NULL, ENV("REDIS_URL=redis://h"));
+    assert_refused("redis:\n  prefix: 'a{b}'\n", "2: redis.prefix: must be at most 64");
+}
+
+static void test_timezone(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"",       "Nowhere/Land", "../zoneinfo/UTC", "/etc/passwd",
+                                      "Europe", "zone.tab",     "Europe/Berlin\n", "CET-1"};
+    assert_loads("limits:\n  timezone: Europe/Berlin\n", no_env);
+    assert_string_equal(conf->limits.timezone, "Europe/Berlin");
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+        assert_int_equal(check_timezone(str_c(bad[i])) == NULL, 0);
+    assert_refused("limits:\n  timezone: Mars/Base\n", "2: limits.timezone: must be UTC or a");
+    assert_loads("limits:\n  when_redis_is_away: closed\n", no_env);
+    assert_int_equal(conf->limits.when_redis_is_away, CONF_AWAY_CLOSED);
+    assert_refused("limits:\n  when_redis_is_away: maybe\n",
+                   "2: limits.when_redis_is_away: must be one of closed, open, share\n");
 }
 
 static void test_pass_env(void **state)
@@ -804,6 +882,8 @@ int main(void)
         cmocka_unit_test(test_listen),
         cmocka_unit_test(test_base_url),
         cmocka_unit_test(test_stores),
+        cmocka_unit_test(test_redis_url),
+        cmocka_unit_test(test_timezone),
         cmocka_unit_test(test_pass_env),
         cmocka_unit_test(test_agent_tools),
         cmocka_unit_test(test_rules_between_settings),

@@ -210,14 +210,18 @@ static void test_a_long_history_is_no_hang(void **state)
     open_pool();
     wait_spare(1);
     json_t *history = json_array();
-    for (int i = 0; i < 12000; i++)
-        history_add(history, i % 2 ? "assistant" : "user", "one of very many messages");
-    int64_t start = clock_mono_ms();
-    ask_conversation(&p, MODEL, history, "now", NULL, NULL);
+    int64_t took = 0;
+    for (int n = 12000; took <= 500; n *= 2) { /* until it shows something */
+        for (int i = (int)json_array_size(history); i < n; i++)
+            history_add(history, i % 2 ? "assistant" : "user", "one of very many messages");
+        p = (struct probe){.tag = 0};
+        int64_t start = clock_mono_ms();
+        ask_conversation(&p, MODEL, history, "now", NULL, NULL);
+        assert_ok(&p, "ok");
+        assert_int_equal(p.result.retries, 0);
+        took = p.done_ms - start;
+    }
     json_decref(history);
-    assert_ok(&p, "ok");
-    assert_int_equal(p.result.retries, 0);
-    assert_true(p.done_ms - start > 500); /* or this test shows nothing: make it longer */
 }
 
 /* The worker that holds it answers from its own memory: what the request says is not sent. */

@@ -1,7 +1,9 @@
-/* test_store.c - every statement of store/ against a real SQLite file. */
+/* test_store.c - every statement of store/ against a real SQLite file, or against the PostgreSQL
+ * server of tools/with-postgres.sh where that is running. */
 #include "core/json.h"
 #include "core/log.h"
 #include "db_fx.h"
+#include "store/key_json.h"
 #include "store/store.h"
 
 #include <fcntl.h>
@@ -156,7 +158,7 @@ static struct api_key make_key(const char *id, const char *public_id, int64_t cr
         .status = active,
         .priority = 1,
         .created_at = created_at,
-        .limits = {10, 1000, -1},
+        .limits = {10, 1000, -1, 4, 2500000000, -1},
         .permissions = {.models = models, .max_tokens = 4096, .allow_streaming = true},
     };
     snprintf(key.id, sizeof(key.id), "%s", id);
@@ -241,6 +243,9 @@ static void assert_same_key(const struct api_key *a, const struct api_key *b)
     assert_int_equal(a->limits.requests_per_minute, b->limits.requests_per_minute);
     assert_int_equal(a->limits.requests_per_day, b->limits.requests_per_day);
     assert_int_equal(a->limits.tokens_per_day, b->limits.tokens_per_day);
+    assert_int_equal(a->limits.max_concurrent, b->limits.max_concurrent);
+    assert_int_equal(a->limits.cost_per_day, b->limits.cost_per_day);
+    assert_int_equal(a->limits.cost_per_month, b->limits.cost_per_month);
     assert_int_equal(a->permissions.max_tokens, b->permissions.max_tokens);
     assert_int_equal(a->permissions.allow_streaming, b->permissions.allow_streaming);
     assert_int_equal(a->permissions.allow_agent, b->permissions.allow_agent);
@@ -259,7 +264,7 @@ static void test_key_round_trip(void **state)
     key.priority = KEY_PRIORITY_MAX;
     key.expires_at = 9000;
     key.last_used_at = 3001;
-    key.limits = (struct key_limits){-1, INT64_MAX, 0};
+    key.limits = (struct key_limits){-1, INT64_MAX, 0, -1, 1, KEY_MONEY_MAX};
     key.permissions.max_tokens = -1;
     key.permissions.allow_streaming = false;
     key.permissions.allow_agent = true;
@@ -294,7 +299,8 @@ static void test_key_json(void **state)
     struct fx *fx = *state;
     assert_int_equal(run(fx,
                          "SELECT limits = '{\"requestsPerMinute\":10,\"requestsPerDay\":1000,"
-                         "\"tokensPerDay\":null}' FROM api_keys WHERE public_id = 'aaaaaaaaaaaa'"),
+                         "\"tokensPerDay\":null,\"maxConcurrent\":4,\"costPerDay\":2.5,"
+                         "\"costPerMonth\":null}' FROM api_keys WHERE public_id = 'aaaaaaaaaaaa'"),
                      1);
     assert_int_equal(
         run(fx, "SELECT permissions = '{\"models\":[\"claude-*\",\"opus \\\"4\\\" Ü\"],"
@@ -306,20 +312,78 @@ static void test_key_json(void **state)
                      1);
 }
 
+/* Rows of before there were such limits. */
+static void test_key_without_newer_limits(void **state)
+{
+    (void)state;
+    struct key_limits limits = {0};
+    struct err err;
+    assert_int_equal(key_limits_read(STR("{\"requestsPerMinute\":1,\"requestsPerDay\":2,"
+                                         "\"tokensPerDay\":3,\"costPerDay\":0.000000001}"),
+                                     &limits, &err),
+                     0);
+    assert_int_equal(limits.max_concurrent, -1);
+    assert_int_equal(limits.cost_per_day, 1);
+    assert_int_equal(limits.cost_per_month, -1);
+}
+
+static void test_money(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        int64_t nano;
+        const char *written;
+    } good[] = {{"0", 0, "0"},
+                {"12", 12000000000, "12"},
+                {"0.5", 500000000, "0.5"},
+                {"3.000000001", 3000000001, "3.000000001"},
+                {"1.10", 1100000000, "1.1"},
+                {"4000000", KEY_MONEY_MAX, "4000000"}};
+    static const char *const bad[] = {"",   ".",  "1.", ".5",  "-1",           "1e3",      "1,5",
+                                      " 1", "$1", "x",  "1.x", "1.0000000001", "4000000.1"};
+    for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
+        int64_t nano;
+        struct buf b;
+        buf_init(&b, 100);
+        assert_true(key_money_parse(str_c(good[i].text), &nano));
+        assert_int_equal(nano, good[i].nano);
+        key_money_write(&b, nano);
+        assert_string_equal(buf_cstr(&b), good[i].written);
+        buf_release(&b);
+    }
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+        int64_t nano;
+        assert_false(key_money_parse(str_c(bad[i]), &nano));
+    }
+}
+
 static void test_key_unreadable(void **state)
 {
     static const char *const broken[] = {
         "limits = '{}'",
         "limits = '[]'",
-        "limits = json_set(limits, '$.requestsPerDay', 'many')",
-        "limits = json_set(limits, '$.requestsPerDay', -5)",
-        "limits = json_remove(limits, '$.tokensPerDay')",
-        "permissions = json_remove(permissions, '$.maxTokens')",
-        "permissions = json_set(permissions, '$.allowStreaming', 1)",
-        "permissions = json_set(permissions, '$.allowAgent', 'yes')",
-        "permissions = json_set(permissions, '$.models', 'claude')",
-        "permissions = json_set(permissions, '$.models[1]', 3)",
-        "permissions = json_set(permissions, '$.models[1]', '')",
+        "limits = '{\"requestsPerMinute\":10,\"requestsPerDay\":\"many\",\"tokensPerDay\":null}'",
+        "limits = '{\"requestsPerMinute\":10,\"requestsPerDay\":-5,\"tokensPerDay\":null}'",
+        "limits = '{\"requestsPerMinute\":10,\"requestsPerDay\":1}'",
+        "limits = '{\"requestsPerMinute\":1,\"requestsPerDay\":1,\"tokensPerDay\":1,"
+        "\"maxConcurrent\":-1}'",
+        "limits = '{\"requestsPerMinute\":1,\"requestsPerDay\":1,\"tokensPerDay\":1,"
+        "\"costPerDay\":\"1\"}'",
+        "limits = '{\"requestsPerMinute\":1,\"requestsPerDay\":1,\"tokensPerDay\":1,"
+        "\"costPerMonth\":-0.5}'",
+        "limits = '{\"requestsPerMinute\":1,\"requestsPerDay\":1,\"tokensPerDay\":1,"
+        "\"costPerMonth\":4000001}'",
+        "permissions = '{\"models\":[],\"allowStreaming\":true,\"allowAgent\":true}'",
+        "permissions = '{\"models\":[],\"maxTokens\":1,\"allowStreaming\":1,\"allowAgent\":true}'",
+        "permissions = "
+        "'{\"models\":[],\"maxTokens\":1,\"allowStreaming\":true,\"allowAgent\":\"yes\"}'",
+        "permissions = "
+        "'{\"models\":\"claude\",\"maxTokens\":1,\"allowStreaming\":true,\"allowAgent\":true}'",
+        "permissions = "
+        "'{\"models\":[\"a\",3],\"maxTokens\":1,\"allowStreaming\":true,\"allowAgent\":true}'",
+        "permissions = "
+        "'{\"models\":[\"a\",\"\"],\"maxTokens\":1,\"allowStreaming\":true,\"allowAgent\":true}'",
     };
     struct fx *fx = *state;
     struct got got = {0};
@@ -340,7 +404,8 @@ static void test_key_unreadable(void **state)
         run(fx, "UPDATE api_keys SET limits = keep.limits, permissions = keep.permissions "
                 "FROM keep WHERE keep.id = api_keys.id");
     }
-    run(fx, "UPDATE api_keys SET limits = json_set(limits, '$.future', 1)");
+    run(fx, "UPDATE api_keys SET limits = '{\"requestsPerMinute\":10,\"requestsPerDay\":1,"
+            "\"tokensPerDay\":null,\"future\":1}'");
     DO(api_key_find(fx->db, "aaaaaaaaaaaa", got_key, &got));
     assert_true(got.found); /* a newer program's field is no error */
     forget(&got);
@@ -413,6 +478,9 @@ static void test_key_touch(void **state)
     const struct api_key_use uses[] = {{KEY_ID, 5000}, {NO_ID, 1}, {KEY_ID, 4000}, {KEY2_ID, 6}};
     api_key_touch(fx->db, NULL, 0);
     api_key_touch(fx->db, uses, ARRAY_SIZE(uses));
+    int64_t deadline = clock_mono_ms() + 10000; /* nobody is told when it is done */
+    while (run(fx, "SELECT count(last_used_at) FROM api_keys") < 2)
+        assert_true(clock_mono_ms() < deadline);
     assert_int_equal(run(fx, "SELECT last_used_at FROM api_keys WHERE id = '" KEY_ID "'"), 5000);
     assert_int_equal(run(fx, "SELECT last_used_at FROM api_keys WHERE id = '" KEY2_ID "'"), 6);
 }
@@ -498,15 +566,15 @@ static void test_usage_columns(void **state)
                 "cache_read_tokens = 4000 AND upstream_calls = 2 AND retries = 1 AND "
                 "response_time_ms = 1234 AND queue_ms = 7 AND status_code = 200 AND "
                 "model = 'claude-x' AND endpoint = '/api/chat' AND method = 'POST' AND "
-                "api_key_id = '" KEY_ID "' AND length(id) = 36 AND cost_usd IS NULL "
+                "api_key_id = '" KEY_ID "' AND length(CAST(id AS TEXT)) = 36 AND cost_usd IS NULL "
                 "FROM usage_logs GROUP BY 1"),
         1);
     assert_int_equal(run(fx, "SELECT ttft_ms = 56 AND session_id IS NULL AND error IS NULL AND "
-                             "NOT estimated AND timestamp = 10001 FROM usage_logs "
+                             "estimated = 0 AND timestamp = 10001 FROM usage_logs "
                              "WHERE request_id LIKE '%1'"),
                      1);
     assert_int_equal(run(fx, "SELECT ttft_ms IS NULL AND session_id = '" NO_ID "' AND "
-                             "error = 'upstream_error' AND estimated FROM usage_logs "
+                             "error = 'upstream_error' AND estimated = 1 FROM usage_logs "
                              "WHERE request_id LIKE '%2'"),
                      1);
 }
@@ -695,6 +763,28 @@ static void test_session_expiry(void **state)
     assert_int_equal(run(fx, "SELECT min(last_accessed_at) FROM sessions"), 4);
 }
 
+static void damage_file(struct fx *fx)
+{
+    int fd = open(fx->path, O_WRONLY | O_CLOEXEC); /* every page but the first */
+    char junk[4096];
+    memset(junk, 0xEE, sizeof(junk));
+    open_db(fx);
+    for (int page = 1; page < 40; page++)
+        assert_int_equal(pwrite(fd, junk, sizeof(junk), page * 4096), sizeof(junk));
+    close(fd);
+}
+
+/* Opens it, and then it is gone. */
+static void break_database(struct fx *fx)
+{
+    if (!fx->postgres) {
+        damage_file(fx);
+        return;
+    }
+    open_db_with(fx, (struct db_opts){.connect_timeout_ms = 200});
+    pg_admin("DROP DATABASE ", fx->name, " WITH (FORCE)");
+}
+
 /* Every function reports a database that cannot serve, once, and nothing is lost or leaked. */
 static void test_database_away(void **state)
 {
@@ -706,13 +796,7 @@ static void test_database_away(void **state)
     struct user user = make_user();
     struct api_key key = make_key(NO_ID, "cccccccccccc", 1);
     close_db(fx);
-    int fd = open(fx->path, O_WRONLY | O_CLOEXEC); /* damage every page but the first */
-    char junk[4096];
-    memset(junk, 0xEE, sizeof(junk));
-    open_db(fx);
-    for (int page = 1; page < 40; page++)
-        assert_int_equal(pwrite(fd, junk, sizeof(junk), page * 4096), sizeof(junk));
-    close(fd);
+    break_database(fx);
     DO(user_insert(fx->db, &user, got_user, &got));
     assert_int_equal(got.err.code, ERR_UNAVAILABLE);
     DO(user_find_by_name(fx->db, "Ada", got_user, &got));
@@ -748,17 +832,17 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_users, fx_set_up, fx_tear_down),
         KEYS(test_key_round_trip),
         KEYS(test_key_json),
+        cmocka_unit_test(test_key_without_newer_limits),
+        cmocka_unit_test(test_money),
         KEYS(test_key_unreadable),
         KEYS(test_key_list),
         KEYS(test_key_status),
         KEYS(test_key_priority),
         KEYS(test_key_touch),
-        KEYS(test_key_find_is_one_indexed_query),
         cmocka_unit_test(test_key_copy),
         KEYS(test_usage_columns),
         KEYS(test_usage_replay),
         KEYS(test_usage_of_unknown_key),
-        KEYS(test_usage_when_full),
         KEYS(test_usage_sums),
         KEYS(test_usage_speed),
         KEYS(test_sessions),
@@ -766,6 +850,13 @@ int main(void)
         KEYS(test_session_expiry),
         KEYS(test_database_away),
     };
+    const struct CMUnitTest sqlite_tests[] = {
+        KEYS(test_key_find_is_one_indexed_query),
+        KEYS(test_usage_when_full),
+    };
     id_init();
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    if (!with_postgres())
+        failed += cmocka_run_group_tests(sqlite_tests, NULL, NULL);
+    return failed;
 }

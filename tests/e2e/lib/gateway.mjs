@@ -7,6 +7,8 @@
 //
 // It runs with a clean environment and a data directory of its own. Whatever a test leaves running
 // is ended when the file's tests are over, and a server that did not end well fails them.
+//
+// With TEST_DATABASE=postgres each data directory has its database in PostgreSQL (postgres.mjs).
 import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -17,6 +19,8 @@ import { join } from 'node:path';
 import { after } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+
+import { closeShared, sharedPostgres } from './postgres.mjs';
 
 const fromRoot = (path) => fileURLToPath(new URL(`../../../${path}`, import.meta.url));
 export const ROOT = fromRoot('');
@@ -38,6 +42,7 @@ const STDERR_MAX = 4 << 20;
 const BROKEN = /AddressSanitizer|LeakSanitizer|UndefinedBehaviorSanitizer|runtime error:|BUG at/;
 
 const alive = new Set();
+const urls = new Map(); // of databases in PostgreSQL, by data directory
 const dirs = new Set();
 
 export function tempDir() {
@@ -51,6 +56,7 @@ after(async () => {
   for (const gw of [...alive]) {
     await gw.stop().catch((error) => faults.push(error.message));
   }
+  await closeShared();
   for (const dir of dirs) rmSync(dir, { recursive: true, force: true, maxRetries: 5 });
   assert.deepEqual(faults, []);
 });
@@ -67,6 +73,15 @@ export async function eventually(test, { ms = 5000, every = 20, what = String(te
     assert.ok(Date.now() < end, `not within ${ms} ms: ${what}`);
     await sleep(every);
   }
+}
+
+/** The options with what makes the server use PostgreSQL, if these tests are to run on it. */
+async function withDatabase(options) {
+  const pg = options.postgres ?? await sharedPostgres();
+  if (!pg || options.env?.DATABASE_URL || options.config?.database) return options;
+  const dataDir = options.dataDir ?? join(tempDir(), 'data');
+  if (!urls.has(dataDir)) urls.set(dataDir, await pg.createDatabase());
+  return { ...options, postgres: pg, dataDir, env: { ...options.env, DATABASE_URL: urls.get(dataDir) } };
 }
 
 /** Runs `claudegate ARGS` to its end. */
@@ -165,11 +180,13 @@ export class Gateway {
    * claude    'fake', 'real' or a path
    * upstream  what has a `url`, or a URL; null = no base URL and no credential either
    * args      more arguments of `serve`
-   * dataDir   of an earlier run
+   * dataDir   of an earlier run; its database comes with it
+   * postgres  a server of postgres.mjs: the database is in it
    * ready     false: only wait for the address, not for the first worker
    * test      a test context: ended with that test instead of with the file
    */
-  static async start(options = {}) {
+  static async start(given = {}) {
+    const options = await withDatabase(given);
     const gw = new Gateway(options);
     try {
       await gw.#started(options);
@@ -190,7 +207,9 @@ export class Gateway {
     return { code: code ?? signal, stdout: gw.stdout, stderr: gw.stderr };
   }
 
-  constructor({ env = {}, config, claude = 'fake', upstream = NOWHERE, args = [], dataDir, test }) {
+  constructor({ env = {}, config, claude = 'fake', upstream = NOWHERE, args = [], dataDir, postgres,
+    test }) {
+    this.postgres = postgres;
     this.dataDir = dataDir ?? join(tempDir(), 'data');
     this.#env = {
       ...cleanEnv(),
@@ -406,7 +425,7 @@ export class Gateway {
       await eventually(async () => await this.metrics('claudegate_usage_journal_pending') === 0,
         { ms: 10_000, what: 'an empty usage journal' });
     }
-    return this.sql('SELECT * FROM usage_logs ORDER BY timestamp, rowid');
+    return this.sql('SELECT * FROM usage_logs ORDER BY timestamp, id');
   }
 
   async usageRow(requestId) {
@@ -415,8 +434,13 @@ export class Gateway {
     { what: `usage row of ${requestId}` });
   }
 
-  /** Rows of a query on the database file, opened for reading only. */
+  /** Rows of a query on the database. */
   async sql(query) {
+    return this.postgres ? this.postgres.query(this.#env.DATABASE_URL, query) : this.#sqlite(query);
+  }
+
+  /** The file is opened for reading only. */
+  async #sqlite(query) {
     const file = join(this.dataDir, 'claudegate.db');
     const child = execFile('sqlite3', ['-readonly', '-json', '-cmd', '.timeout 10000', file, query],
       { maxBuffer: 64 << 20 });
@@ -492,6 +516,7 @@ export class Gateway {
     assert.ok(!this.running);
     const again = await Gateway.start({
       args: this.#args.slice(1), ...options, upstream: null, dataDir: this.dataDir,
+      postgres: this.postgres,
       env: { ...this.#env, ...options.env },
     });
     again.#key = this.#key;
