@@ -176,7 +176,7 @@ static int open_upstream(struct app *a, struct err *err)
                               .first_byte_timeout_ms = c->upstream.first_byte_timeout_ms,
                               .idle_timeout_ms = c->upstream.idle_timeout_ms,
                               .max_retries = (int)c->upstream.max_retries};
-    a->upstream = upstream_new(a->loop, &o, err);
+    a->upstream = a->gw.upstream = upstream_new(a->loop, &o, err);
     return a->upstream ? 0 : -1;
 }
 

@@ -1,8 +1,11 @@
 /* routes.c - the route tables. Handlers get `struct gateway *` as ctx. */
 #include "api/routes.h"
 
+#include "api/anthropic/messages.h"
 #include "api/control/control.h"
+#include "api/models.h"
 #include "api/native/native.h"
+#include "api/openai/openai.h"
 #include "gateway/gateway.h"
 
 const struct http_route api_routes[] = {
@@ -10,6 +13,13 @@ const struct http_route api_routes[] = {
     {"GET", "/readyz", SCOPE_PUBLIC, DIALECT_NATIVE, gateway_readyz},
     {"GET", "/metrics", SCOPE_METRICS, DIALECT_NATIVE, gateway_metrics},
     {"POST", "/api/chat", SCOPE_KEY, DIALECT_NATIVE, native_chat},
+    {"POST", "/v1/messages", SCOPE_KEY, DIALECT_ANTHROPIC, anthropic_messages},
+    {"POST", "/v1/messages/count_tokens", SCOPE_KEY, DIALECT_ANTHROPIC, anthropic_count_tokens},
+    {"POST", "/v1/chat/completions", SCOPE_KEY, DIALECT_OPENAI, openai_chat_completions},
+    {"POST", "/v1/responses", SCOPE_KEY, DIALECT_OPENAI, openai_responses},
+    {"GET", "/v1/responses/:id", SCOPE_KEY, DIALECT_OPENAI, openai_response_get},
+    {"GET", "/v1/models", SCOPE_KEY, DIALECT_ANTHROPIC, api_models},
+    {"GET", "/v1/models/:id", SCOPE_KEY, DIALECT_ANTHROPIC, api_model},
 };
 const size_t api_route_count = ARRAY_SIZE(api_routes);
 

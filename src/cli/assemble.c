@@ -11,10 +11,11 @@ void cli_message_init(struct cli_message *m, size_t max_bytes)
 
 void cli_message_release(struct cli_message *m)
 {
+    json_decref(m->head);
     json_decref(m->content);
     json_decref(m->block);
     buf_release(&m->text);
-    m->content = m->block = NULL;
+    m->head = m->content = m->block = NULL;
 }
 
 static void copy_str(char *out, size_t size, struct str s)
@@ -34,6 +35,8 @@ static void read_usage(struct cli_message *m, const json_t *usage)
 static void on_start(struct cli_message *m, const json_t *event)
 {
     const json_t *msg = json_object_get(event, "message");
+    json_decref(m->head);
+    m->head = json_deep_copy(msg);
     json_array_clear(m->content);
     json_decref(m->block);
     m->block = NULL;
@@ -42,6 +45,35 @@ static void on_start(struct cli_message *m, const json_t *event)
     copy_str(m->model, sizeof(m->model), json_get_str(msg, "model"));
     m->input_tokens = m->output_tokens = m->cache_creation_tokens = m->cache_read_tokens = 0;
     read_usage(m, json_object_get(msg, "usage"));
+}
+
+/* What the end of a message adds to it. Usage is cumulative: what is absent keeps its value. */
+static void on_message_delta(struct cli_message *m, const json_t *event)
+{
+    const json_t *delta = json_object_get(event, "delta"), *usage = json_object_get(event, "usage");
+    const char *key;
+    json_t *v, *all = json_object_get(m->head, "usage");
+    copy_str(m->stop_reason, sizeof(m->stop_reason), json_get_str(delta, "stop_reason"));
+    read_usage(m, usage);
+    if (!json_is_object(m->head))
+        return;
+    json_object_foreach((json_t *)(uintptr_t)event, key, v)
+    {
+        if (strcmp(key, "type") != 0 && strcmp(key, "delta") != 0 && strcmp(key, "usage") != 0)
+            json_object_set(m->head, key, v);
+    }
+    json_object_update(m->head, (json_t *)(uintptr_t)delta);
+    if (json_is_object(all))
+        json_object_update(all, (json_t *)(uintptr_t)usage);
+    else
+        json_object_set(m->head, "usage", (json_t *)(uintptr_t)usage);
+}
+
+static void add_citation(struct cli_message *m, json_t *citation)
+{
+    if (!json_is_array(json_object_get(m->block, "citations")))
+        json_object_set_new(m->block, "citations", json_array());
+    json_array_append(json_object_get(m->block, "citations"), citation);
 }
 
 static void on_delta(struct cli_message *m, const json_t *event)
@@ -54,6 +86,9 @@ static void on_delta(struct cli_message *m, const json_t *event)
     json_t *signature = json_object_get(delta, "signature");
     if (signature && m->block)
         json_object_set(m->block, "signature", signature);
+    json_t *citation = json_object_get(delta, "citation");
+    if (citation && m->block)
+        add_citation(m, citation);
 }
 
 /* The collected text goes where the block's type keeps it. */
@@ -68,6 +103,8 @@ static void set_collected(struct cli_message *m)
         json_object_set_new(m->block, "thinking", json_stringn(text.p, text.len));
     else if (json_object_get(m->block, "input")) {
         json_t *input = json_loadb(text.p, text.len, JSON_ALLOW_NUL, NULL);
+        if (!input) /* an integer too large for us is still a number */
+            input = json_loadb(text.p, text.len, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, NULL);
         if (input)
             json_object_set_new(m->block, "input", input);
     }
@@ -99,9 +136,7 @@ void cli_message_event(struct cli_message *m, const json_t *event)
     } else if (str_eq_c(type, "message_start")) {
         on_start(m, event);
     } else if (str_eq_c(type, "message_delta")) {
-        copy_str(m->stop_reason, sizeof(m->stop_reason),
-                 json_get_str(json_object_get(event, "delta"), "stop_reason"));
-        read_usage(m, json_object_get(event, "usage"));
+        on_message_delta(m, event);
     }
 }
 

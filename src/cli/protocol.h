@@ -68,6 +68,8 @@ void cli_decode_forget(void); /* at the end of the process: frees what is kept b
 
 /* --- a message put together from its stream events --------------------------------------- */
 struct cli_message {
+    json_t *head;    /* the message as upstream began it, with what its end added: stop_reason,
+                        stop_sequence, usage, ...; NULL = none began. Its content stays empty */
     json_t *content; /* array of finished blocks */
     json_t *block;   /* the open one */
     struct buf text; /* of the open block: text, thinking or partial JSON */

@@ -182,6 +182,18 @@ static bool may_be_passed(struct str name)
            !str_eq_c(name, "HOME") && !str_eq_c(name, "PATH");
 }
 
+const char *check_aliases(struct str value)
+{
+    while (value.len) {
+        struct str model = str_split(&value, ','), name = str_trim(str_split(&model, '='));
+        model = str_trim(model);
+        if (name.len == 0 || model.len == 0 || check_token(name) || check_token(model) ||
+            memchr(model.p, '*', model.len) || memchr(model.p, '=', model.len))
+            return "must be name=model, separated by commas; only name may have *";
+    }
+    return NULL;
+}
+
 const char *check_pass_env(struct str value)
 {
     for (int n = 1; value.len; n++) {

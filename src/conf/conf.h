@@ -72,6 +72,9 @@ struct conf {
         enum conf_history history; /* auto | inject | resume; auto */
     } claude;
     struct {
+        char *aliases; /* "": for OpenAI clients, "gpt-4o*=claude-sonnet-4-5, ..." */
+    } models;
+    struct {
         enum conf_sandbox mode; /* auto | on | off; auto */
         int64_t memory_mb;      /* 2048: of one worker's process tree; 0 = no limit */
         int64_t cpu_percent;    /* 0 = no limit; 100 = one core */

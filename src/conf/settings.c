@@ -137,6 +137,11 @@ const struct setting settings[] = {
              "starts a new process on a transcript, auto tries each new process and injects while "
              "that works."},
 
+    {.name = "models.aliases", .kind = SET_STRING, AT(models.aliases), .def = "",
+     .may_be_empty = true, .check = check_aliases,
+     .help = "Other names of models for OpenAI clients: name=model, separated by commas; name may "
+             "have *."},
+
     {.name = "sandbox.mode", .kind = SET_INDEX, AT(sandbox.mode), .def = "auto",
      .choices = sandbox_modes,
      .help = "Whether each claude process runs in bubblewrap, without network and with a private "

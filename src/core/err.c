@@ -98,6 +98,7 @@ int err_prefix(struct err *err, const char *fmt, ...)
     vsnprintf(prefix, sizeof(prefix), fmt, ap);
     va_end(ap);
     snprintf(err->msg, sizeof(err->msg), "%s: %s", prefix, old);
+    err->upstream_at += strlen(prefix) + 2;
     return -1;
 }
 
@@ -110,4 +111,10 @@ const char *err_public_msg(const struct err *err)
 {
     const char *fixed = err_info(err->code)->fixed_msg;
     return fixed ? fixed : err->msg;
+}
+
+const char *err_upstream_msg(const struct err *err)
+{
+    bool said = err->upstream_type[0] && err->upstream_at < strlen(err->msg);
+    return said ? err->msg + err->upstream_at : err_public_msg(err);
 }

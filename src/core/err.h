@@ -38,10 +38,15 @@ enum err_code {
 
 struct err {
     enum err_code code;
-    int status;        /* HTTP status to answer with; 0 = the table's */
-    int retry_after_s; /* advice to the client; 0 = none */
-    char field[64];    /* the request field at fault, "" if none */
+    int status;         /* HTTP status to answer with; 0 = the table's */
+    int retry_after_s;  /* advice to the client; 0 = none */
+    const char *detail; /* a finer code, a constant: the OpenAI dialect's; NULL = the table's */
+    char field[64];     /* the request field at fault, "" if none */
     char msg[400];
+    /* What the upstream API itself said, for the dialects that speak its language: */
+    char upstream_type[40];        /* its error.type; "" = not upstream's */
+    size_t upstream_at;            /* where in msg its own message begins */
+    const char *anthropic_details; /* a constant: JSON for error.details there; NULL = none */
 };
 
 struct err_info {
@@ -68,5 +73,7 @@ int err_prefix(struct err *err, const char *fmt, ...) PRINTF_LIKE(2, 3);
 int err_status(const struct err *err);
 /* The text a client may see. */
 const char *err_public_msg(const struct err *err);
+/* The same as upstream worded it, where upstream_type is set; else err_public_msg(). */
+const char *err_upstream_msg(const struct err *err);
 
 #endif

@@ -26,6 +26,10 @@ struct gateway {
     struct inflight *inflight;
     struct sessions *sessions;
     struct pool *pool;
+    struct upstream *upstream;
+    json_t *models; /* what upstream offers, asked for at models_at_ms (clock_mono_ms); NULL = not
+                       yet */
+    int64_t models_at_ms;
     struct sandbox *sandbox;
     struct workspaces *workspaces;
     const struct cli_profile *agent; /* NULL = agent turns are not enabled */
@@ -58,9 +62,15 @@ struct chat_request {
     json_t *system;     /* string or array of blocks; NULL = none (with a session: keep its own) */
     int64_t max_tokens; /* 0 = not given: the key's limit */
     bool stream;
+    bool exact; /* cache marks reach upstream as the request has them; without: the program's */
+    const char *version; /* for the header anthropic-version; static; NULL = the program's */
+    char *betas;         /* comma-separated, for the header anthropic-beta; NULL = none */
+    char *ignored;       /* comma-separated parameters that were ignored; NULL = none */
     enum chat_profile profile;
     bool with_session;             /* an agent needs one */
     char session_id[ID_UUID_SIZE]; /* "" = a new one */
+    void *extra;                   /* the dialect's own; freed with the request */
+    void (*extra_free)(void *extra);
 };
 void chat_request_free(struct chat_request *r);
 
@@ -75,12 +85,18 @@ struct dialect {
     void (*event)(struct job *job, const json_t *event);
     /* Streaming only, agents only: see struct turn_ops. */
     void (*tool)(struct job *job, const json_t *block);
+    /* Streaming only, may be NULL: the stream, which is open, was silent for a while. Without it a
+     * comment is sent. */
+    void (*ping)(struct job *job);
     /* Must finish the HTTP request. */
     void (*finish)(struct job *job, const struct turn_result *result);
     /* An error inside the open stream, perhaps before begin(); must finish the HTTP request. Errors
      * before that are plain HTTP errors, written by the gateway. */
     void (*fail)(struct job *job, const struct err *err);
 };
+
+/* limit_headers.c: for the reply, in the dialect of its route. */
+void gateway_set_limit_headers(struct http_req *http, const struct limit_views *views);
 
 /* Around everything else: keep-alives of silent streams; limits told anew when Redis is back. */
 void gateway_start(struct gateway *g);
@@ -99,6 +115,7 @@ void gateway_submit(struct gateway *g, struct http_req *http, struct chat_reques
 
 struct http_req *job_http(const struct job *job);
 const struct chat_request *job_request(const struct job *job);
+struct gateway *job_gateway(const struct job *job);
 const char *job_session_id(const struct job *job); /* "" without a session */
 
 /* No new work; what was accepted goes on until idle() is called. */

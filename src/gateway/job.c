@@ -110,6 +110,10 @@ void chat_request_free(struct chat_request *r)
     json_decref(r->content);
     json_decref(r->params);
     json_decref(r->system);
+    free(r->betas);
+    free(r->ignored);
+    if (r->extra_free)
+        r->extra_free(r->extra);
     free(r);
 }
 
@@ -121,6 +125,11 @@ struct http_req *job_http(const struct job *job)
 const struct chat_request *job_request(const struct job *job)
 {
     return job->req;
+}
+
+struct gateway *job_gateway(const struct job *job)
+{
+    return job->g;
 }
 
 const char *job_session_id(const struct job *job)
@@ -136,6 +145,7 @@ static void destroy(void *obj)
     chat_request_free(j->req);
     json_decref(j->answer);
     json_decref(j->added);
+    json_decref(j->message.head);
     auth_key_unref(j->key);
     j->tag = 0;
     free(j);
@@ -317,6 +327,7 @@ static void on_turn_done(void *ctx, const struct turn_result *r)
     j->added = json_incref(r->added);
     j->message = *r->message;
     j->message.content = j->answer;
+    j->message.head = json_incref(r->message->head);
     j->message.block = NULL;
     j->message.text = (struct buf){.max = 1};
     j->result.message = &j->message;
@@ -418,6 +429,9 @@ static void start_turn(struct job *j)
                               .content = r->content,
                               .params = r->params,
                               .system = system,
+                              .exact = r->exact,
+                              .betas = r->betas,
+                              .version = r->version,
                               .holds = have ? holds : NULL,
                               .will_hold = will_hold};
     AUTO(free_charp) char *workspace = NULL;
@@ -446,7 +460,10 @@ static void keep_alive(struct job *j, int64_t now)
         snprintf(text, sizeof(text), "queued, position %zu", position);
     j->last_us = now;
     open_stream(j);
-    http_sse_comment(j->http, text);
+    if (position || !j->dialect->ping)
+        http_sse_comment(j->http, text);
+    if (j->dialect->ping)
+        j->dialect->ping(j);
 }
 
 static void on_keepalive(void *obj)
@@ -471,6 +488,7 @@ void gateway_start(struct gateway *g)
 
 void gateway_stop(struct gateway *g)
 {
+    json_decref(TAKE_PTR(g->models));
     gateway_unwatch_shared(g);
     timer_release(&g->keepalive);
 }
@@ -561,22 +579,6 @@ static int64_t estimate_tokens(const json_t *j)
     return sum;
 }
 
-static void set_limit_headers(struct http_req *http, const struct limit_views *views)
-{
-    const struct limit_view *minute = &views->minute, *day = &views->day_requests;
-    bool day_is_nearer = day->limit >= 0 && day->remaining < minute->remaining;
-    const struct limit_view *v = minute->limit < 0 || day_is_nearer ? day : minute;
-    char text[32];
-    if (http_req_dialect(http) != DIALECT_NATIVE || v->limit < 0)
-        return;
-    snprintf(text, sizeof(text), "%lld", (long long)v->limit);
-    http_set_header(http, "RateLimit-Limit", text);
-    snprintf(text, sizeof(text), "%lld", (long long)v->remaining);
-    http_set_header(http, "RateLimit-Remaining", text);
-    snprintf(text, sizeof(text), "%lld", (long long)v->reset_s);
-    http_set_header(http, "RateLimit-Reset", text);
-}
-
 /* What can be said without asking anybody. */
 static int check_request(struct job *j, struct err *err)
 {
@@ -589,8 +591,9 @@ static int check_request(struct job *j, struct err *err)
         (r->profile == PROFILE_AGENT && gateway_check_agent(j->g, &j->key->key, err) != 0))
         return -1;
     json_object_set_new(r->params, "max_tokens", json_integer(r->max_tokens));
-    j->input_estimate =
-        estimate_tokens(r->content) + estimate_tokens(r->history) + estimate_tokens(r->system);
+    j->input_estimate = estimate_tokens(r->content) + estimate_tokens(r->history) +
+                        estimate_tokens(r->system) +
+                        estimate_tokens(json_object_get(r->params, "tools"));
     return 0;
 }
 
@@ -607,7 +610,7 @@ static void on_limits(void *ctx, const struct limit_views *views, const struct e
 {
     struct job *j = OBJ(ctx, struct job, JOB_TAG);
     struct err why;
-    set_limit_headers(j->http, views);
+    gateway_set_limit_headers(j->http, views);
     if (err) {
         turn_away(j, err);
         return;

@@ -61,20 +61,39 @@ static void native_body(const char *request_id, const struct err *err, struct bu
 
 static void anthropic_body(const char *request_id, const struct err *err, struct buf *out)
 {
-    add_member(out,
-               "{\"type\":\"error\",\"error\":{\"type\":", err_info(meaning(err))->anthropic_type);
-    add_member(out, ",\"message\":", err_public_msg(err));
+    const char *type =
+        err->upstream_type[0] ? err->upstream_type : err_info(meaning(err))->anthropic_type;
+    add_member(out, "{\"type\":\"error\",\"error\":{\"type\":", type);
+    add_member(out, ",\"message\":", err_upstream_msg(err));
+    if (err->anthropic_details)
+        buf_printf(out, ",\"details\":%s", err->anthropic_details);
     add_member(out, "},\"request_id\":", request_id);
     buf_adds(out, "}");
+}
+
+/* The codes that OpenAI's clients ask for, where the table knows none as fine. */
+static const char *openai_code(const struct err *err)
+{
+    const struct err_info *info = err_info(meaning(err));
+    struct str said = str_c(err_upstream_msg(err));
+    if (err->detail)
+        return err->detail;
+    if (err->code == ERR_UPSTREAM && meaning(err) == ERR_INVALID &&
+        (str_contains(said, "prompt is too long") || str_contains(said, "context window") ||
+         str_contains(said, "context limit")))
+        return "context_length_exceeded";
+    if (meaning(err) == ERR_NOT_FOUND && str_starts(said, "model"))
+        return "model_not_found";
+    return info->openai_code;
 }
 
 static void openai_body(const struct err *err, struct buf *out)
 {
     const struct err_info *info = err_info(meaning(err));
-    add_member(out, "{\"error\":{\"message\":", err_public_msg(err));
+    add_member(out, "{\"error\":{\"message\":", err_upstream_msg(err));
     add_member(out, ",\"type\":", info->openai_type);
     add_member(out, ",\"param\":", err->field[0] ? err->field : NULL);
-    add_member(out, ",\"code\":", info->openai_code);
+    add_member(out, ",\"code\":", openai_code(err));
     buf_adds(out, "}}");
 }
 

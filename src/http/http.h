@@ -80,6 +80,8 @@ const char *http_req_path(const struct http_req *req);  /* decoded, without quer
 const char *http_req_route(const struct http_req *req); /* the pattern, for metrics and usage */
 const char *http_req_peer(const struct http_req *req);  /* its IP address, or "unix" */
 enum http_dialect http_req_dialect(const struct http_req *req);
+/* For a route that speaks more than one: how its errors look from now on. */
+void http_req_set_dialect(struct http_req *req, enum http_dialect dialect);
 const char *http_req_header(const struct http_req *req, const char *name); /* NULL when absent */
 const char *http_req_param(const struct http_req *req, const char *name);  /* of the pattern */
 const char *http_req_query(const struct http_req *req, const char *name);  /* decoded, or NULL */

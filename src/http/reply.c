@@ -118,7 +118,11 @@ void http_reply_error(struct http_req *req, const struct err *err)
     struct buf body AUTO(buf_release);
     buf_init(&body, 16384);
     http_error_body(req->dialect, req->id, err, &body);
-    if (err->retry_after_s > 0) {
+    /* An SDK sleeps for as long as it is told: a day's limit is not to be waited for. */
+    bool hopeless = err->code == ERR_QUOTA && req->dialect != DIALECT_NATIVE;
+    if (hopeless)
+        http_set_header(req, "x-should-retry", "false");
+    if (err->retry_after_s > 0 && !hopeless) {
         char seconds[16];
         snprintf(seconds, sizeof(seconds), "%d", err->retry_after_s);
         http_set_header(req, "Retry-After", seconds);

@@ -66,8 +66,11 @@ struct turn_request {   /* strings are copied, JSON values referenced */
     const char *workspace, *workspace_id;
     json_t *history; /* array of {"role","content":[...]}; NULL = none */
     json_t *content; /* the live user message: array of content blocks */
-    json_t *params;  /* see struct relay_turn */
+    json_t *params;  /* see struct relay_turn, and the next ones, too */
     json_t *system;
+    bool exact;
+    const char *version; /* a static string */
+    const char *betas;
     /* A worker that holds exactly `holds` needs no reset and no history; afterwards it holds
      * `will_hold`. NULL or "" = no such claim. */
     const char *holds, *will_hold;

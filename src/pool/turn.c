@@ -12,6 +12,13 @@
 #define CALLS_PER_ROUND  2 /* one, and one for what the program asks by itself: a count, a nudge */
 #define STATUS_TOO_LARGE 413
 
+/* Borrowed from the content, which the turn keeps. */
+static json_t *last_mark(const json_t *content)
+{
+    size_t n = json_array_size(content);
+    return n ? json_object_get(json_array_get(content, n - 1), "cache_control") : NULL;
+}
+
 struct turn *turn_new(struct pool *pool, const struct turn_request *req, const char *class_id,
                       const struct turn_ops *ops, void *ctx)
 {
@@ -38,6 +45,11 @@ struct turn *turn_new(struct pool *pool, const struct turn_request *req, const c
     t->content = json_incref(req->content);
     t->relay.params = json_incref(req->params);
     t->relay.system = json_incref(req->system);
+    t->relay.exact = req->exact;
+    t->relay.version = req->version;
+    t->relay.last_mark = last_mark(req->content);
+    t->betas = req->betas ? x_strdup(req->betas) : NULL;
+    t->relay.betas = t->betas;
     t->relay.request_id = t->request_id;
     t->queued_at_us = clock_mono_us();
     cli_message_init(&t->message, MESSAGE_MAX);
@@ -61,6 +73,7 @@ void turn_free(struct turn *t)
     free(t->workspace);
     free(t->model);
     free(t->request_id);
+    free(t->betas);
     free(t->holds);
     free(t->will_hold);
     t->tag = 0;
@@ -129,6 +142,20 @@ static bool belongs_to_answer(struct turn *t, struct str type)
     return true;
 }
 
+/* The relay shows the CLI another stop reason where the true one would make it go on by itself. New
+ * reference; events are shared, so it is a copy. NULL = nothing is to be changed. */
+static json_t *true_delta(const struct turn *t, const json_t *event)
+{
+    const json_t *delta = json_object_get(event, "delta");
+    const char *said = t->relay.stop_reason;
+    if (!said[0] || !str_eq_c(json_get_str(delta, "stop_reason"), "end_turn") ||
+        strcmp(said, "end_turn") == 0)
+        return NULL;
+    json_t *copy = json_deep_copy(event);
+    json_object_set_new(json_object_get(copy, "delta"), "stop_reason", json_string(said));
+    return copy;
+}
+
 void turn_event(struct turn *t, const json_t *event)
 {
     struct str type = json_get_str(event, "type");
@@ -139,6 +166,9 @@ void turn_event(struct turn *t, const json_t *event)
         t->seen_messages++;
         add_round(t);
     }
+    AUTO(json_unref_p) json_t *changed = true_delta(t, event);
+    if (changed)
+        event = changed;
     cli_message_event(&t->message, event);
     if (t->cancelled)
         return;
@@ -210,6 +240,10 @@ static int upstream_status_error(const struct turn *t, int status, struct err *e
         err_set(err, status == STATUS_TOO_LARGE ? ERR_TOO_LARGE : ERR_UPSTREAM,
                 "Upstream answered %d%s%s%s%s", status, r->error_type[0] ? " " : "", r->error_type,
                 r->error_message[0] ? ": " : "", r->error_message);
+    if (!our_credential && r->error_type[0] && r->error_message[0]) {
+        snprintf(err->upstream_type, sizeof(err->upstream_type), "%.39s", r->error_type);
+        err->upstream_at = strlen("Upstream answered 000 : ") + strlen(r->error_type);
+    }
     err->status = our_credential ? 502 : status;
     err->retry_after_s = r->retry_after_s;
     return -1;

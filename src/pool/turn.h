@@ -12,7 +12,7 @@ struct turn {
     const struct turn_ops *ops;
     void *ctx;
     char *key_id, *class_id; /* class: whose workers may serve it; "" = a new one only */
-    char *model, *request_id, *holds, *will_hold, *workspace;
+    char *model, *request_id, *holds, *will_hold, *workspace, *betas;
     const struct cli_profile *profile;
     int priority;
     json_t *history, *content;

@@ -140,7 +140,8 @@ static void conclude(struct worker *w, const struct cli_msg *msg, const struct e
     turn_conclude(t, msg, why, &result);
     forget_history(w);
     /* After a refusal or an error the CLI may have changed its model by itself. */
-    if ((msg && msg->is_error) || strcmp(result.stop_reason, "refusal") == 0)
+    bool stopped = strcmp(result.stop_reason, "tool_use") == 0; /* by us: see stop_for_tools() */
+    if ((msg && msg->is_error && !stopped) || strcmp(result.stop_reason, "refusal") == 0)
         x_replace(&w->model, "");
     /* One message and a good end, or it has words in its memory that the session does not know. */
     bool one =
@@ -366,6 +367,21 @@ static void cleared(struct worker *w)
         p->ops->cleared(p->ctx, w);
 }
 
+/* The message calls tools, and they are the client's: the program knows none of them. It would ask
+ * the model again what that was for, which the relay refuses; an interrupt spares it the way. */
+static void stop_for_tools(struct worker *w)
+{
+    struct worker_private *p = w->priv;
+    const struct turn *t = p->turn;
+    if (w->state != WORKER_RUNNING || !t->message_over || t->relay.many || t->cancelled ||
+        strcmp(t->message.stop_reason, "tool_use") != 0)
+        return;
+    set_state(w, WORKER_CANCELLING);
+    timer_set(&p->deadline, p->opts->interrupt_timeout_ms);
+    cli_put_interrupt(&p->out, REQ_INTERRUPT);
+    flush_out(w);
+}
+
 /* --- lines ------------------------------------------------------------------------------- */
 
 static void on_result(struct worker *w, const struct cli_msg *msg)
@@ -440,6 +456,8 @@ static void on_line(void *ctx, struct str line)
     case CLI_STREAM:
         if (p->turn && (w->state == WORKER_RUNNING || w->state == WORKER_CANCELLING))
             turn_event(p->turn, msg.event);
+        if (p->turn)
+            stop_for_tools(w);
         break;
     case CLI_TOOL_RESULTS:
         if (p->turn && w->state == WORKER_RUNNING)

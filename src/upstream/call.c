@@ -80,6 +80,7 @@ struct call {
     struct buf rewritten;
     struct str body; /* in rewritten, or in req */
     char *path;
+    char *betas;                        /* the header's value, when the turn adds to it */
     struct str headers[MAX_HEADERS][2]; /* in req */
     size_t header_count;
     int attempt;
@@ -130,6 +131,7 @@ static void free_call(void *ctx)
     buf_release(&call->rewritten);
     buf_release(&call->collected);
     free(call->path);
+    free(call->betas);
     free(call);
 }
 
@@ -644,6 +646,34 @@ static void send_request(struct call *call)
     call->ex = exchange_start(call->home->up, &req, &call_ops, call);
 }
 
+static size_t find_header(const struct call *call, const char *name)
+{
+    size_t at = 0;
+    while (at < call->header_count && !str_ieq_c(call->headers[at][0], name))
+        at++;
+    return at;
+}
+
+/* The version of the API that the client speaks: what was said with its words is judged by it. */
+static void set_version(struct call *call)
+{
+    size_t at = find_header(call, "anthropic-version");
+    if (call->turn->version && at < call->header_count)
+        call->headers[at][1] = str_c(call->turn->version);
+}
+
+static void add_betas(struct call *call)
+{
+    size_t at = find_header(call, "anthropic-beta");
+    if (!call->turn->betas || at == MAX_HEADERS)
+        return;
+    struct str own = at < call->header_count ? call->headers[at][1] : STR("");
+    call->betas = policy_join_betas(own, str_c(call->turn->betas));
+    call->headers[at][0] = STR("anthropic-beta");
+    call->headers[at][1] = str_c(call->betas);
+    call->header_count += at == call->header_count;
+}
+
 static void pick_headers(struct call *call)
 {
     bool has_type = false;
@@ -660,6 +690,8 @@ static void pick_headers(struct call *call)
         call->headers[call->header_count][0] = STR("content-type");
         call->headers[call->header_count++][1] = STR("application/json");
     }
+    set_version(call);
+    add_betas(call);
 }
 
 static void pick_path(struct call *call)
@@ -675,9 +707,14 @@ static int pick_body(struct call *call, struct err *err)
     struct evbuffer *in = evhttp_request_get_input_buffer(call->req);
     const struct relay_turn *turn = call->turn;
     call->body = str_n((const char *)evbuffer_pullup(in, -1), evbuffer_get_length(in));
-    if (!json_object_size(turn->params) && !json_array_size(turn->system))
+    if (!json_object_size(turn->params) && !json_array_size(turn->system) && !turn->exact)
         return 0;
-    if (rewrite_request(call->body, turn->params, turn->system, &call->rewritten, err) != 0)
+    const json_t *params = turn->params, *system = turn->system;
+    struct buf *out = &call->rewritten;
+    int rc = turn->exact
+                 ? rewrite_request_exact(call->body, params, system, turn->last_mark, out, err)
+                 : rewrite_request(call->body, params, system, out, err);
+    if (rc != 0)
         return -1;
     evbuffer_drain(in, evbuffer_get_length(in));
     call->body = buf_str(&call->rewritten);

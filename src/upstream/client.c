@@ -557,6 +557,8 @@ struct exchange *exchange_start(struct upstream *up, const struct exchange_req *
     if (ex->upload_size > UPLOAD_BUFFER / 8) /* fewer rounds for bodies with images in them */
         curl_easy_setopt(ex->easy, CURLOPT_UPLOAD_BUFFERSIZE, UPLOAD_BUFFER);
     curl_easy_setopt(ex->easy, CURLOPT_POSTFIELDS, req->body.p ? req->body.p : "");
+    if (req->get)
+        curl_easy_setopt(ex->easy, CURLOPT_HTTPGET, 1L);
     BUG_ON(curl_multi_add_handle(up->multi, ex->easy) != CURLM_OK);
     return ex;
 }

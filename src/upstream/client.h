@@ -38,6 +38,7 @@ struct exchange_req {
     const char *path;               /* "/v1/messages?beta=true", put behind the base URL */
     const struct str (*headers)[2]; /* name, value; copied */
     size_t header_count;
+    bool get;        /* GET instead of POST; without a body */
     struct str body; /* borrowed until the exchange is dead */
 };
 

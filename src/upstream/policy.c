@@ -1,6 +1,7 @@
 /* policy.c - see the header. */
 #include "upstream/policy.h"
 
+#include "core/buf.h"
 #include "core/clock.h"
 
 #include <curl/curl.h>
@@ -77,4 +78,29 @@ bool policy_for_upstream(struct str name, struct str value)
             return true;
     }
     return false;
+}
+
+static bool has_word(struct str list, struct str word)
+{
+    while (list.len) {
+        if (str_eq(str_trim(str_split(&list, ',')), word))
+            return true;
+    }
+    return false;
+}
+
+char *policy_join_betas(struct str own, struct str more)
+{
+    struct buf all;
+    buf_init(&all, own.len + more.len + 2);
+    buf_addstr(&all, own);
+    while (more.len) {
+        struct str word = str_trim(str_split(&more, ','));
+        if (word.len == 0 || has_word(buf_str(&all), word))
+            continue;
+        buf_adds(&all, all.len ? "," : "");
+        buf_addstr(&all, word);
+    }
+    BUG_ON(!buf_ok(&all));
+    return all.data ? buf_take(&all) : x_strdup("");
 }

@@ -17,4 +17,8 @@ bool policy_for_cli(struct str name);
  * belongs to the connection. */
 bool policy_for_upstream(struct str name, struct str value);
 
+/* The betas of the client behind those of the CLI, each once; the value of a header. The caller's.
+ */
+char *policy_join_betas(struct str own, struct str more);
+
 #endif

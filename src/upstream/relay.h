@@ -41,6 +41,10 @@ struct relay_turn {
         *params;            /* object, keys set in the request's top level (temperature,
                                max_tokens, stop_sequences, ...); a null value removes the key; NULL = none */
     json_t *system;         /* array of blocks appended to the request's `system`; NULL = none */
+    bool exact;             /* the cache marks of the client instead of the CLI's own */
+    json_t *last_mark;      /* with exact: that of the question's last block; NULL = none */
+    const char *version;    /* the header anthropic-version instead of the CLI's; NULL = that */
+    const char *betas;      /* comma-separated, added to the header anthropic-beta; NULL = none */
     const char *request_id; /* for logs */
     bool many;              /* the turn may call again after an answer (a tool loop does), but no
                                other model than at first: a tool can reach the socket, too */

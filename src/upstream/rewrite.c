@@ -13,6 +13,7 @@
 #include "core/json.h"
 
 #define MAX_MARKERS 4
+#define MARK_KEY    ",\"cache_control\":"
 
 struct lexer {
     const char *p, *end;
@@ -181,10 +182,48 @@ static json_t *limit_markers(const json_t *blocks, size_t have, size_t keep)
     return copy;
 }
 
-/* The system blocks to add, as the inside of a JSON array. */
-static void write_blocks(struct buf *out, const json_t *blocks, struct str body)
+/* Copies JSON text without its members "cache_control" that are not the first of their object.
+ * Inside a string that key's quotes would be escaped, so the bytes are always a member. */
+static void write_unmarked(struct buf *out, struct str text)
 {
-    size_t have = count_block_markers(blocks), used = have ? count_markers(body) : 0, i;
+    const char *hit;
+    while ((hit = memmem(text.p, text.len, MARK_KEY, sizeof(MARK_KEY) - 1))) {
+        struct lexer lx = {hit + sizeof(MARK_KEY) - 1, text.p + text.len};
+        struct str value;
+        if (!read_value(&lx, &value))
+            break;
+        buf_add(out, text.p, (size_t)(hit - text.p));
+        text = str_n(lx.p, (size_t)(lx.end - lx.p));
+    }
+    buf_addstr(out, text);
+}
+
+/* The claude program's mark is the very end of the last block, which is the end of the array. */
+static void write_messages(struct buf *out, struct str text, const json_t *last_mark)
+{
+    static const char end[] = "}]}]";
+    const char *hit = NULL, *next = text.p;
+    struct str value;
+    while (
+        (next = memmem(next, (size_t)(text.p + text.len - next), MARK_KEY, sizeof(MARK_KEY) - 1)))
+        hit = next++;
+    struct lexer lx = {hit ? hit + sizeof(MARK_KEY) - 1 : text.p + text.len, text.p + text.len};
+    if (!hit || !read_value(&lx, &value) || !str_eq_c(str_n(lx.p, (size_t)(lx.end - lx.p)), end)) {
+        buf_addstr(out, text);
+        return;
+    }
+    buf_add(out, text.p, (size_t)(hit - text.p));
+    if (last_mark) {
+        buf_adds(out, MARK_KEY);
+        write_json(out, last_mark);
+    }
+    buf_adds(out, end);
+}
+
+/* The system blocks to add, as the inside of a JSON array. */
+static void write_blocks(struct buf *out, const json_t *blocks, struct str body, bool exact)
+{
+    size_t have = exact ? 0 : count_block_markers(blocks), used = have ? count_markers(body) : 0, i;
     size_t keep = used < MAX_MARKERS ? MAX_MARKERS - used : 0;
     AUTO(json_unref_p) json_t *limited = have > keep ? limit_markers(blocks, have, keep) : NULL;
     const json_t *block;
@@ -197,7 +236,7 @@ static void write_blocks(struct buf *out, const json_t *blocks, struct str body)
 }
 
 /* The blocks of `old` (raw JSON, "" = absent), each followed by a comma. */
-static int write_old_system(struct buf *out, struct str old, struct err *err)
+static int write_old_system(struct buf *out, struct str old, bool exact, struct err *err)
 {
     if (old.len == 0 || str_eq_c(old, "null") || str_eq_c(old, "\"\""))
         return 0;
@@ -212,7 +251,11 @@ static int write_old_system(struct buf *out, struct str old, struct err *err)
     struct lexer inside = {old.p + 1, old.p + old.len - 1};
     skip_space(&inside);
     if (inside.p < inside.end) {
-        buf_add(out, inside.p, (size_t)(inside.end - inside.p));
+        struct str blocks = str_n(inside.p, (size_t)(inside.end - inside.p));
+        if (exact)
+            write_unmarked(out, blocks);
+        else
+            buf_addstr(out, blocks);
         buf_addc(out, ',');
     }
     return 0;
@@ -223,6 +266,8 @@ struct rewrite {
     struct buf *out;
     struct str body, old_system;
     bool first; /* nothing was written yet */
+    bool exact; /* see rewrite_request_exact() */
+    const json_t *last_mark;
 };
 
 /* Copies the member, unless it is replaced. */
@@ -239,7 +284,12 @@ static int pass_member(struct rewrite *rw, const struct member *m, struct err *e
         return 0;
     }
     write_key(rw->out, m->key, &rw->first);
-    buf_addstr(rw->out, m->value);
+    if (rw->exact && str_eq_c(key, "messages"))
+        write_messages(rw->out, m->value, rw->last_mark);
+    else if (rw->exact && str_eq_c(key, "system"))
+        write_unmarked(rw->out, m->value);
+    else
+        buf_addstr(rw->out, m->value);
     return 0;
 }
 
@@ -320,31 +370,45 @@ static int add_system(struct rewrite *rw, struct err *err)
     }
     write_key(rw->out, STR("\"system\""), &rw->first);
     buf_addc(rw->out, '[');
-    if (write_old_system(rw->out, rw->old_system, err) != 0)
+    if (write_old_system(rw->out, rw->old_system, rw->exact, err) != 0)
         return -1;
-    write_blocks(rw->out, rw->system, rw->body);
+    write_blocks(rw->out, rw->system, rw->body, rw->exact);
     buf_addc(rw->out, ']');
+    return 0;
+}
+
+static int rewrite(struct rewrite *rw, struct err *err)
+{
+    rw->old_system = STR("");
+    rw->first = true;
+    if (json_array_size(rw->system) == 0)
+        rw->system = NULL;
+    if (pass_members(rw, err) != 0)
+        return -1;
+    add_params(rw);
+    if (rw->system && add_system(rw, err) != 0)
+        return -1;
+    buf_adds(rw->out, rw->first ? "{}" : "}");
+    if (!buf_ok(rw->out))
+        return err_set(err, ERR_TOO_LARGE, "the request body is too large");
     return 0;
 }
 
 int rewrite_request(struct str body, const json_t *params, const json_t *system, struct buf *out,
                     struct err *err)
 {
-    struct rewrite rw = {
-        .params = params,
-        .system = json_array_size(system) ? system : NULL,
-        .out = out,
-        .body = body,
-        .old_system = STR(""),
-        .first = true,
-    };
-    if (pass_members(&rw, err) != 0)
-        return -1;
-    add_params(&rw);
-    if (rw.system && add_system(&rw, err) != 0)
-        return -1;
-    buf_adds(out, rw.first ? "{}" : "}");
-    if (!buf_ok(out))
-        return err_set(err, ERR_TOO_LARGE, "the request body is too large");
-    return 0;
+    struct rewrite rw = {.params = params, .system = system, .out = out, .body = body};
+    return rewrite(&rw, err);
+}
+
+int rewrite_request_exact(struct str body, const json_t *params, const json_t *system,
+                          const json_t *last_mark, struct buf *out, struct err *err)
+{
+    struct rewrite rw = {.params = params,
+                         .system = system,
+                         .out = out,
+                         .body = body,
+                         .exact = true,
+                         .last_mark = last_mark};
+    return rewrite(&rw, err);
 }

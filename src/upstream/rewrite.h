@@ -16,6 +16,13 @@
 MUST_USE int rewrite_request(struct str body, const json_t *params, const json_t *system,
                              struct buf *out, struct err *err);
 
+/* The same with the cache marks of the client instead of the claude program's: those in the body's
+ * own `system` go, and the one it puts on the last block of the last message becomes `last_mark`
+ * (NULL = none). Marks elsewhere in `messages` are the client's and stay; so do those of `system`.
+ */
+MUST_USE int rewrite_request_exact(struct str body, const json_t *params, const json_t *system,
+                                   const json_t *last_mark, struct buf *out, struct err *err);
+
 /* The string that is the member `key` of the JSON object `body`. False when there is none, when it
  * is there twice, or when it is no string without escapes. */
 MUST_USE bool rewrite_find_string(struct str body, const char *key, struct str *ret_value);

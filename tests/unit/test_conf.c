@@ -368,11 +368,12 @@ static void test_every_setting_has_a_variable(void **state)
     for (size_t i = 0; i < settings_count; i++) {
         const struct setting *s = &settings[i];
         char name[SETTING_ENV_SIZE];
-        const char *value = s->def[0]                              ? s->def
-                            : strcmp(s->name, "database.url") == 0 ? "sqlite:x" /* a name too */
-                            : strcmp(s->name, "sandbox.uids") == 0 ? "1-2"
-                            : strcmp(s->name, "redis.url") == 0    ? "redis://x"
-                                                                   : "x";
+        const char *value = s->def[0]                                ? s->def
+                            : strcmp(s->name, "database.url") == 0   ? "sqlite:x" /* a name too */
+                            : strcmp(s->name, "sandbox.uids") == 0   ? "1-2"
+                            : strcmp(s->name, "redis.url") == 0      ? "redis://x"
+                            : strcmp(s->name, "models.aliases") == 0 ? "a=b"
+                                                                     : "x";
         AUTO(free_charp) char *a = x_printf("%s=%s", setting_env_name(s, name), value);
         AUTO(free_charp) char *b = x_printf("%s=%s", s->env ? s->env : name, value);
         AUTO(free_charp) char *shown = x_printf("# environment %s\n", s->env ? s->env : name);
@@ -380,6 +381,18 @@ static void test_every_setting_has_a_variable(void **state)
         assert_non_null(strstr(show(), "# environment CLAUDEGATE_"));
         assert_loads(NULL, ENV(b));
         assert_non_null(strstr(show(), shown));
+    }
+}
+
+static void test_aliases(void **state)
+{
+    (void)state;
+    static const char *const bad[] = {"x", "a=", "=b", "a=b,,c=d", "a=b*", "a=b=c", "a b=c"};
+    assert_loads("models:\n  aliases: 'gpt-4o*=claude-sonnet-4-5, o3 = claude-opus-4-5'\n",
+                 ENV("PORT=0"));
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+        AUTO(free_charp) char *text = x_printf("models:\n  aliases: '%s'\n", bad[i]);
+        assert_refused(text, "2: models.aliases: must be name=model");
     }
 }
 
@@ -875,6 +888,7 @@ int main(void)
         cmocka_unit_test(test_unknown_names),
         cmocka_unit_test(test_env_precedence),
         cmocka_unit_test(test_every_setting_has_a_variable),
+        cmocka_unit_test(test_aliases),
         cmocka_unit_test(test_environ_when_null),
         cmocka_unit_test(test_show_tells_origins),
         cmocka_unit_test(test_show_can_be_loaded),

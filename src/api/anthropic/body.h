@@ -1,0 +1,45 @@
+/* body.h - the parts of a Messages request that are checked block by block. Private to this folder.
+ *
+ * What comes out is new JSON that holds only fields of the tables here, so that nothing a client
+ * adds beside them reaches the claude program. */
+#ifndef CG_API_ANTHROPIC_BODY_H
+#define CG_API_ANTHROPIC_BODY_H
+
+#include "core/err.h"
+#include "core/json.h"
+
+/* Where in the body something stands: "messages.0.content.1". Chained on the stack. */
+struct place {
+    const struct place *up; /* NULL = the body */
+    const char *name;       /* NULL = the index instead */
+    size_t index;
+};
+/* ERR_INVALID "messages.0.content.1.NAME: ..."; name NULL = the place itself. Returns -1. */
+int place_err(const struct place *at, const char *name, struct err *err, const char *fmt, ...)
+    PRINTF_LIKE(4, 5);
+
+#define BODY_CACHE_MARKS_MAX 4
+
+/* How many marks of a request are counted so far. */
+struct body_marks {
+    int count;
+};
+
+enum block_place {
+    IN_USER = 1,
+    IN_ASSISTANT = 2,
+    IN_RESULT = 4, /* of a tool */
+    IN_SYSTEM = 8
+};
+
+/* content: a string or an array of blocks. New reference: an array, never empty. NULL + err. */
+json_t *body_content(const json_t *content, unsigned where, const struct place *at,
+                     struct body_marks *marks, struct err *err);
+/* One cache_control. */
+MUST_USE int body_mark(const json_t *mark, const struct place *at, struct body_marks *marks,
+                       struct err *err);
+/* {role, content} of all messages, neighbours of one role joined; roles alternate, each call of a
+ * tool has its result in the next message. New reference. NULL + err. */
+json_t *body_messages(const json_t *messages, struct body_marks *marks, struct err *err);
+
+#endif

@@ -1,0 +1,93 @@
+/* count.c - POST /v1/messages/count_tokens: asked of the upstream API as the client wrote it, so
+ * the count is of the client's own request, without what the claude program adds. It takes a
+ * request out of the key's limits, and no tokens. */
+#include "api/anthropic/messages.h"
+#include "gateway/ask.h"
+
+#define COUNT_TAG TAG4('C', 'N', 'T', '_')
+
+struct count {
+    uint32_t tag;
+    struct gateway *g;
+    struct http_req *http;
+    const char *version;
+    struct limit_ticket ticket;
+    struct ask *ask;
+};
+
+static void destroy(void *obj)
+{
+    struct count *c = OBJ(obj, struct count, COUNT_TAG);
+    c->tag = 0;
+    free(c);
+}
+
+static void leave(struct count *c)
+{
+    if (limit_is_held(&c->ticket))
+        limit_settle(c->g->limits, &c->ticket, 0, 0);
+    loop_defer(c->g->loop, destroy, c);
+}
+
+static void on_gone(void *ctx)
+{
+    struct count *c = OBJ(ctx, struct count, COUNT_TAG);
+    if (c->ask)
+        ask_cancel(c->ask);
+    else
+        limit_cancel(c->g->limits, &c->ticket);
+    leave(c);
+}
+
+static void answer(struct count *c, struct str body, const struct err *err)
+{
+    struct http_req *http = c->http;
+    leave(c);
+    http_req_on_gone(http, NULL, NULL);
+    if (err)
+        http_reply_error(http, err);
+    else
+        http_reply(http, 200, "application/json", body);
+}
+
+static void on_counted(void *ctx, struct str body, const struct err *err)
+{
+    answer(OBJ(ctx, struct count, COUNT_TAG), body, err);
+}
+
+static void on_limits(void *ctx, const struct limit_views *views, const struct err *err)
+{
+    struct count *c = OBJ(ctx, struct count, COUNT_TAG);
+    gateway_set_limit_headers(c->http, views);
+    if (err) {
+        answer(c, STR(""), err);
+        return;
+    }
+    struct ask_opts opts = {.path = "/v1/messages/count_tokens",
+                            .body = http_req_body(c->http),
+                            .version = c->version,
+                            .betas = http_req_header(c->http, "anthropic-beta")};
+    c->ask = ask_upstream(c->g, &opts, on_counted, c);
+}
+
+void anthropic_count_tokens(struct http_req *req, void *ctx)
+{
+    struct gateway *g = OBJ(ctx, struct gateway, GATEWAY_TAG);
+    struct auth_key *key = gateway_key(req);
+    struct limit_need nothing = {0};
+    struct err err;
+    char *model = NULL;
+    const char *version;
+    if (messages_check_version(req, &version, &err) != 0 ||
+        messages_check_count(http_req_body(req), &model, &err) != 0 ||
+        messages_check_betas(req, &err) != 0 || gateway_check_model(&key->key, model, &err) != 0) {
+        free(model);
+        http_reply_error(req, &err);
+        return;
+    }
+    free(model);
+    struct count *c = x_calloc(1, sizeof(*c));
+    *c = (struct count){.tag = COUNT_TAG, .g = g, .http = req, .version = version};
+    http_req_on_gone(req, on_gone, c);
+    limit_acquire(g->limits, &key->key, &nothing, &c->ticket, on_limits, c);
+}

@@ -1,0 +1,333 @@
+/* test_anthropic.c - bodies of POST /v1/messages: what a good one becomes, what is refused and in
+ * which words; cache marks as the relay writes them; and a message's end as it is put together. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "api/anthropic/messages.h"
+#include "cli/protocol.h"
+#include "upstream/rewrite.h"
+
+#define HEAD  "{\"model\":\"claude-x\",\"max_tokens\":9,"
+#define ASK   "\"messages\":[{\"role\":\"user\",\"content\":\"q\"}]"
+#define USER  "{\"role\":\"user\",\"content\":"
+#define MODEL "{\"role\":\"assistant\",\"content\":"
+#define CALL  "{\"type\":\"tool_use\",\"id\":\"t1\",\"name\":\"f\",\"input\":{\"a\":1.5}}"
+#define MARK  "\"cache_control\":{\"type\":\"ephemeral\"}"
+
+static struct chat_request *parse_good(const char *body)
+{
+    struct err err = {0};
+    struct chat_request *r = messages_parse_text(str_c(body), &err);
+    if (!r)
+        fail_msg("%s: %s", body, err.msg);
+    return r;
+}
+
+static void assert_json(const json_t *j, const char *expected)
+{
+    struct err err;
+    json_t *e = json_parse(str_c(expected), &err);
+    assert_non_null(e);
+    if (!json_equal(j, e)) {
+        char *got = json_dumps(j, JSON_ENCODE_ANY);
+        fail_msg("%s is not %s", got ? got : "NULL", expected);
+    }
+    json_decref(e);
+}
+
+/* --- good --------------------------------------------------------------------------------- */
+
+static void the_smallest_body(void **state)
+{
+    (void)state;
+    struct chat_request *r = parse_good(HEAD ASK "}");
+    assert_string_equal(r->model, "claude-x");
+    assert_int_equal(r->max_tokens, 9);
+    assert_false(r->stream);
+    assert_false(r->with_session);
+    assert_true(r->exact);
+    assert_null(r->system);
+    assert_json(r->history, "[]");
+    assert_json(r->content, "[{\"type\":\"text\",\"text\":\"q\"}]");
+    /* what the claude program would say by itself is taken out */
+    assert_true(json_is_null(json_object_get(r->params, "temperature")));
+    assert_true(json_is_null(json_object_get(r->params, "thinking")));
+    assert_true(json_is_null(json_object_get(r->params, "tools")));
+    assert_null(json_object_get(r->params, "metadata"));
+    assert_null(json_object_get(r->params, "messages"));
+    assert_string_equal(json_string_value(json_object_get(r->params, "model")), "claude-x");
+    chat_request_free(r);
+}
+
+static void parameters_pass_as_they_came(void **state)
+{
+    (void)state;
+    struct chat_request *r = parse_good(
+        HEAD ASK
+        ",\"stream\":true,\"temperature\":0.25,\"top_k\":null,\"metadata\":{\"user_id\":\"u\"},"
+        "\"system\":\"s\",\"stop_sequences\":[\"a\"],\"tools\":[{\"name\":\"f\",\"input_schema\":"
+        "{\"anyOf\":[]}," MARK "}],\"tool_choice\":{\"type\":\"any\"}}");
+    assert_true(r->stream);
+    assert_json(json_object_get(r->params, "temperature"), "0.25");
+    assert_true(json_is_null(json_object_get(r->params, "top_k")));
+    assert_json(json_object_get(r->params, "metadata"), "{\"user_id\":\"u\"}");
+    assert_json(json_object_get(r->params, "stop_sequences"), "[\"a\"]");
+    assert_json(json_object_get(r->params, "tool_choice"), "{\"type\":\"any\"}");
+    assert_json(json_object_get(r->params, "tools"),
+                "[{\"name\":\"f\",\"input_schema\":{\"anyOf\":[]}," MARK "}]");
+    assert_json(r->system, "[{\"type\":\"text\",\"text\":\"s\"}]");
+    chat_request_free(r);
+}
+
+static void neighbours_of_one_role_are_one_message(void **state)
+{
+    (void)state;
+    struct chat_request *r = parse_good(
+        HEAD "\"messages\":[" USER "\"a\"}," USER "[{\"type\":\"text\",\"text\":\"b\"}]}," MODEL
+             "[" CALL "]}," MODEL "\"c\"}," USER
+             "[{\"type\":\"tool_result\",\"tool_use_id\":\"t1\",\"content\":\"r\"}]}," USER
+             "\"d\"}]}");
+    assert_json(r->history,
+                "[" USER "[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":"
+                "\"b\"}]}," MODEL "[" CALL ",{\"type\":\"text\",\"text\":\"c\"}]}]");
+    assert_json(r->content, "[{\"type\":\"tool_result\",\"tool_use_id\":\"t1\",\"content\":\"r\"},"
+                            "{\"type\":\"text\",\"text\":\"d\"}]");
+    chat_request_free(r);
+}
+
+static void a_mark_comes_last_and_null_goes(void **state)
+{
+    (void)state;
+    struct chat_request *r =
+        parse_good(HEAD "\"messages\":[" USER "[{" MARK
+                        ",\"type\":\"text\",\"citations\":null,\"text\":\"a\"}]}]}");
+    char *text = json_dumps(r->content, JSON_COMPACT);
+    assert_string_equal(text, "[{\"type\":\"text\",\"text\":\"a\"," MARK "}]");
+    free(text);
+    chat_request_free(r);
+}
+
+static void ignored_parameters_add_up(void **state)
+{
+    (void)state;
+    struct chat_request *r = parse_good(HEAD ASK "}");
+    messages_ignore(r, "user");
+    messages_ignore(r, "seed");
+    assert_string_equal(r->ignored, "user,seed");
+    chat_request_free(r);
+}
+
+/* --- bad ---------------------------------------------------------------------------------- */
+
+static const struct {
+    const char *body, *message;
+} bad[] = {
+    {"", "not valid JSON"},
+    {"[]", "The request body must be a JSON object"},
+    {"{}", "max_tokens: Field required"},
+    {"{\"max_tokens\":1}", "model: Field required"},
+    {"{\"model\":\"\",\"max_tokens\":1," ASK "}", "model: Input should be a string"},
+    {"{\"model\":\"a b\",\"max_tokens\":1," ASK "}", "model: may hold letters"},
+    {"{\"model\":\"default\",\"max_tokens\":1," ASK "}", "model: must name a model"},
+    {"{\"model\":\"m\",\"max_tokens\":0," ASK "}", "max_tokens: Input should be between 1 and"},
+    {"{\"model\":\"m\",\"max_tokens\":1.5," ASK "}", "max_tokens: Input should be a valid integer"},
+    {HEAD ASK ",\"stream\":1}", "stream: Input should be a valid boolean"},
+    {HEAD ASK ",\"n\":1}", "n: Extra inputs are not permitted"},
+    {HEAD ASK ",\"fallbacks\":[]}", "fallbacks: is not supported by this server"},
+    {HEAD ASK ",\"system\":1}", "system: Input should be a valid string or list"},
+    {HEAD ASK ",\"system\":[{\"type\":\"image\"}]}",
+     "system.0.type: a block of type 'image' does not belong here"},
+    {HEAD ASK ",\"tools\":{}}", "tools: Input should be a valid list"},
+    {HEAD ASK ",\"tools\":[1]}", "tools.0: Input should be a valid dictionary"},
+    {HEAD ASK ",\"tools\":[{\"name\":\"f\"}]}", "tools.0.input_schema: Field required"},
+    {HEAD "\"messages\":1}", "messages: Input should be a valid list"},
+    {HEAD "\"messages\":[]}", "messages: at least one message is required"},
+    {HEAD "\"messages\":[1]}", "messages.0: Input should be a valid dictionary"},
+    {HEAD "\"messages\":[{\"content\":\"x\"}]}", "messages.0.role: Input should be 'user' or"},
+    {HEAD "\"messages\":[{\"role\":\"user\"}]}", "messages.0.content: Field required"},
+    {HEAD "\"messages\":[{\"role\":\"system\",\"content\":\"x\"}]}",
+     "messages.0.role: system messages"},
+    {HEAD "\"messages\":[" USER "[]}]}", "messages.0: user messages must have non-empty content"},
+    {HEAD "\"messages\":[" USER "[1]}]}",
+     "messages.0.content.0: Input should be a valid dictionary"},
+    {HEAD "\"messages\":[" USER "[{}]}]}", "messages.0.content.0.type: Field required"},
+    {HEAD "\"messages\":[" USER
+          "[{\"type\":\"thinking\",\"thinking\":\"x\",\"signature\":\"y\"}]}]}",
+     "messages.0.content.0.type: a block of type 'thinking' does not belong here"},
+    {HEAD "\"messages\":[" USER "[{\"type\":\"text\",\"text\":7}]}]}",
+     "messages.0.content.0.text: Input should be a valid string"},
+    {HEAD "\"messages\":[" USER "[{\"type\":\"image\",\"source\":{\"type\":\"x\"}}]}]}",
+     "messages.0.content.0.source.type: Input should be"},
+    {HEAD "\"messages\":[" USER
+          "[{\"type\":\"text\",\"text\":\"x\",\"cache_control\":{\"type\":\"x\"}}]}]}",
+     "messages.0.content.0.cache_control.type: Input should be 'ephemeral'"},
+    {HEAD "\"messages\":[" USER "\"x\"}," MODEL "[" CALL "," CALL "]}," USER "\"y\"}]}",
+     "messages.1.content.1: `tool_use` ids must be unique"},
+    {HEAD
+     "\"messages\":[" USER "\"x\"}," MODEL "[" CALL "]}," USER
+     "[{\"type\":\"text\",\"text\":\"y\"},{\"type\":\"tool_result\",\"tool_use_id\":\"t1\"}]}]}",
+     "messages.2.content.1: `tool_result` blocks must come before"},
+    {HEAD "\"messages\":[" USER "\"x\"}," MODEL
+          "[{\"type\":\"thinking\",\"thinking\":\"x\",\"signature\":\"y\"}]}," USER "\"y\"}]}",
+     "messages.1.content: a message of thinking alone"},
+    {HEAD "\"messages\":[" USER "\"x\"}," MODEL "\"y\"}]}",
+     "messages: This server does not support assistant"},
+};
+
+static void what_is_refused(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+        struct err err = {0};
+        struct chat_request *r = messages_parse_text(str_c(bad[i].body), &err);
+        if (r || strncmp(err.msg, bad[i].message, strlen(bad[i].message)) != 0)
+            fail_msg("%s: %s", bad[i].body, r ? "accepted" : err.msg);
+        assert_int_equal(err.code, ERR_INVALID);
+    }
+}
+
+static void threads_are_refused_so_that_sdks_go_on_without(void **state)
+{
+    (void)state;
+    struct err err = {0};
+    assert_null(messages_parse_text(str_c(HEAD ASK ",\"thread\":{}}"), &err));
+    assert_string_equal(
+        err.anthropic_details,
+        "{\"error_code\":\"thread_unsupported_request\",\"unsupported\":[\"thread\"]}");
+}
+
+/* Broken bodies: each is refused or parsed, and nothing is left behind (the sanitizers look). */
+static void broken_bodies(void **state)
+{
+    (void)state;
+    static const char seed[] = HEAD
+        "\"system\":[{\"type\":\"text\",\"text\":\"s\"}],\"messages\":[" USER "\"x\"}," MODEL
+        "[" CALL "]}," USER
+        "[{\"type\":\"tool_result\",\"tool_use_id\":\"t1\",\"content\":[{\"type\":\"image\","
+        "\"source\":{\"type\":\"url\",\"url\":\"u\"}}]," MARK "}]}],\"tools\":[{\"name\":\"f\","
+        "\"input_schema\":{}}]}";
+    static const char other[] = "{}[]\",:0x\\";
+    char copy[sizeof(seed)];
+    for (size_t i = 0; i < sizeof(seed) - 1; i++) {
+        for (size_t k = 0; k < sizeof(other) - 1; k++) {
+            struct err err = {0};
+            memcpy(copy, seed, sizeof(seed));
+            copy[i] = other[k];
+            chat_request_free(messages_parse_text(str_n(copy, sizeof(seed) - 1), &err));
+        }
+        struct err err = {0};
+        assert_null(messages_parse_text(str_n(seed, i), &err));
+    }
+}
+
+/* --- cache marks in the relay ------------------------------------------------------------- */
+
+static void assert_exact(const char *body, const char *system, const char *mark, const char *want)
+{
+    struct err err = {0};
+    struct buf out;
+    AUTO(json_unref_p) json_t *blocks = system ? json_parse(str_c(system), &err) : NULL;
+    AUTO(json_unref_p) json_t *last = mark ? json_parse(str_c(mark), &err) : NULL;
+    buf_init(&out, 65536);
+    assert_int_equal(rewrite_request_exact(str_c(body), NULL, blocks, last, &out, &err), 0);
+    assert_string_equal(buf_cstr(&out), want);
+    buf_release(&out);
+}
+
+static void the_programs_marks_go(void **state)
+{
+    (void)state;
+    assert_exact("{\"system\":[{\"text\":\"id\"," MARK "}],\"messages\":[{\"role\":\"user\","
+                 "\"content\":[{\"text\":\"q\"," MARK "}]}]}",
+                 NULL, NULL,
+                 "{\"system\":[{\"text\":\"id\"}],\"messages\":[{\"role\":\"user\",\"content\":"
+                 "[{\"text\":\"q\"}]}]}");
+    assert_exact("{\"system\":[{\"text\":\"id\"," MARK "}],\"messages\":[]}",
+                 "[{\"text\":\"own\"," MARK "}]", NULL,
+                 "{\"messages\":[],\"system\":[{\"text\":\"id\"},{\"text\":\"own\"," MARK "}]}");
+}
+
+static void the_clients_marks_stay(void **state)
+{
+    (void)state;
+    assert_exact(
+        "{\"messages\":[{\"content\":[{\"text\":\"a\"," MARK
+        "}]},{\"content\":[{\"text\":\"b\"," MARK "}]}]}",
+        NULL, "{\"type\":\"ephemeral\",\"ttl\":\"1h\"}",
+        "{\"messages\":[{\"content\":[{\"text\":\"a\"," MARK
+        "}]},{\"content\":[{\"text\":\"b\",\"cache_control\":{\"type\":\"ephemeral\",\"ttl\":"
+        "\"1h\"}}]}]}");
+    /* without the program's mark at the end nothing is taken for it, nor is text that looks so */
+    static const char other[] = "{\"messages\":[{\"content\":[{\"text\":\"a\"," MARK
+                                "},{\"text\":\",\\\"cache_control\\\":{}}]}]\"}]}]}";
+    assert_exact(other, NULL, NULL, other);
+}
+
+/* --- the end of a message ----------------------------------------------------------------- */
+
+static void feed(struct cli_message *m, const char *event)
+{
+    struct err err;
+    json_t *j = json_parse(str_c(event), &err);
+    assert_non_null(j);
+    cli_message_event(m, j);
+    json_decref(j);
+}
+
+static void a_messages_head_gains_its_end(void **state)
+{
+    (void)state;
+    struct cli_message m;
+    cli_message_init(&m, 4096);
+    feed(
+        &m,
+        "{\"type\":\"message_start\",\"message\":{\"id\":\"m\",\"content\":[],\"stop_reason\":null,"
+        "\"usage\":{\"input_tokens\":5,\"output_tokens\":1,\"service_tier\":\"standard\"}}}");
+    feed(&m, "{\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"text\","
+             "\"text\":\"\"}}");
+    feed(&m,
+         "{\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"citations_delta\","
+         "\"citation\":{\"cited_text\":\"c\"}}}");
+    feed(&m, "{\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\","
+             "\"text\":\"hi\"}}");
+    feed(&m, "{\"type\":\"content_block_stop\",\"index\":0}");
+    feed(&m,
+         "{\"type\":\"content_block_start\",\"index\":1,\"content_block\":{\"type\":\"tool_use\","
+         "\"id\":\"t\",\"name\":\"f\",\"input\":{}}}");
+    feed(&m,
+         "{\"type\":\"content_block_delta\",\"index\":1,\"delta\":{\"type\":\"input_json_delta\","
+         "\"partial_json\":\"{\\\"n\\\":123456789012345678901234}\"}}");
+    feed(&m, "{\"type\":\"content_block_stop\",\"index\":1}");
+    feed(&m, "{\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"tool_use\",\"stop_"
+             "sequence\":null},"
+             "\"usage\":{\"output_tokens\":7},\"context_management\":{\"applied_edits\":[]}}");
+    assert_json(m.head, "{\"id\":\"m\",\"content\":[],\"stop_reason\":\"tool_use\",\"usage\":"
+                        "{\"input_tokens\":5,\"output_tokens\":7,\"service_tier\":\"standard\"},"
+                        "\"context_management\":{\"applied_edits\":[]},\"stop_sequence\":null}");
+    assert_json(json_array_get(m.content, 0),
+                "{\"type\":\"text\",\"text\":\"hi\",\"citations\":[{\"cited_text\":\"c\"}]}");
+    const json_t *n = json_object_get(json_object_get(json_array_get(m.content, 1), "input"), "n");
+    assert_true(json_is_real(n));
+    cli_message_release(&m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_smallest_body),
+        cmocka_unit_test(parameters_pass_as_they_came),
+        cmocka_unit_test(neighbours_of_one_role_are_one_message),
+        cmocka_unit_test(a_mark_comes_last_and_null_goes),
+        cmocka_unit_test(ignored_parameters_add_up),
+        cmocka_unit_test(what_is_refused),
+        cmocka_unit_test(threads_are_refused_so_that_sdks_go_on_without),
+        cmocka_unit_test(broken_bodies),
+        cmocka_unit_test(the_programs_marks_go),
+        cmocka_unit_test(the_clients_marks_stay),
+        cmocka_unit_test(a_messages_head_gains_its_end),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
