@@ -10,6 +10,13 @@ const struct http_route api_routes[] = {
     {"GET", "/readyz", SCOPE_PUBLIC, DIALECT_NATIVE, gateway_readyz},
     {"GET", "/metrics", SCOPE_METRICS, DIALECT_NATIVE, gateway_metrics},
     {"POST", "/api/chat", SCOPE_KEY, DIALECT_NATIVE, native_chat},
+    {"GET", "/api/me", SCOPE_KEY, DIALECT_NATIVE, native_me},
+    {"GET", "/api/models", SCOPE_KEY, DIALECT_NATIVE, native_models},
+    {"GET", "/api/usage", SCOPE_KEY, DIALECT_NATIVE, native_usage},
+    {"GET", "/api/usage/requests", SCOPE_KEY, DIALECT_NATIVE, native_usage_requests},
+    {"GET", "/api/sessions", SCOPE_KEY, DIALECT_NATIVE, native_sessions},
+    {"GET", "/api/sessions/:id", SCOPE_KEY, DIALECT_NATIVE, native_session},
+    {"DELETE", "/api/sessions/:id", SCOPE_KEY, DIALECT_NATIVE, native_session_delete},
 };
 const size_t api_route_count = ARRAY_SIZE(api_routes);
 
