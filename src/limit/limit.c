@@ -327,24 +327,31 @@ static void on_local(void *ctx, const struct shared_taken *taken, const struct e
     answer(h, taken);
 }
 
-/* What is known of the key goes into the local store: its part of what was used, rounded up, and
- * the requests that run. */
-static void move_spender(struct limits *l, struct spender *s)
+/* What is known of the key's use goes to a store: a part of it, rounded up. */
+static void seed_spender(struct limits *l, struct shared *store, const struct spender *s,
+                         int64_t parts)
 {
     struct shared_seed seeds[COUNTERS];
     size_t n = 0;
-    if (s->moved)
-        return;
-    s->moved = true;
     for (int i = 0; i < COUNTERS; i++) {
         const int64_t *window = window_of(l, (enum bucket)i);
         if (s->windows[i] != window[1] || !s->used[i])
             continue;
         seeds[n] = (struct shared_seed){.name = bucket_name((enum bucket)i),
-                                        .at_least = clamp((s->used[i] - 1) / l->parts + 1)};
+                                        .at_least = clamp((s->used[i] - 1) / parts + 1)};
         memcpy(seeds[n++].window, window, sizeof(seeds[0].window));
     }
-    shared_seed(l->local, s->id, seeds, n, NULL, NULL);
+    if (n)
+        shared_seed(store, s->id, seeds, n, NULL, NULL);
+}
+
+/* This server's part, and the requests that run. */
+static void move_spender(struct limits *l, struct spender *s)
+{
+    if (s->moved)
+        return;
+    s->moved = true;
+    seed_spender(l, l->local, s, l->parts);
     renew_holds(l->local, s, FOR_EVER_MS);
 }
 
@@ -398,9 +405,14 @@ static void close_local(struct limits *l)
 static void on_store(void *ctx, bool up)
 {
     struct limits *l = OBJ(ctx, struct limits, LIMITS_TAG);
+    struct spender *s, *next;
+    close_local(l); /* also one that a refusing Redis left behind: it knows old times only */
     if (!up)
         return;
-    close_local(l);
+    /* It may come back empty, and the database may be away: what this server knows comes before
+     * anything else is asked of it. The rest is for whoever restores the limits. */
+    HASH_ITER(hh, l->spenders, s, next)
+    seed_spender(l, l->o.shared, s, 1);
     on_renew(l); /* those that began meanwhile are not known there yet */
 }
 

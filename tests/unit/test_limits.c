@@ -42,6 +42,7 @@ int main(void)
         REDIS(test_share_knows),
         REDIS(test_share_knows_the_last),
         REDIS(test_full),
+        REDIS(test_back_empty),
         REDIS(test_back_again),
     };
     return cmocka_run_group_tests(tests, start_server, end_server);
