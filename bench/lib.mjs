@@ -16,6 +16,8 @@ export const CLAUDEGATE = bin('CLAUDEGATE_BIN', 'build/claudegate');
 export const CLAUDE = bin('CLAUDE_BIN', 'node_modules/.bin/claude');
 export const FAKE = bin('FAKE_CLAUDE_BIN', 'build/tests/fakes/fake-claude');
 export const STANDIN = bin('STANDIN_BIN', 'build/tests/fakes/standin');
+export const BENCH_LIMITS = bin('BENCH_LIMITS_BIN', 'build/bench/bench-limits');
+export const BENCH_USAGE = bin('BENCH_USAGE_BIN', 'build/bench/bench-usage');
 
 export const tmp = fs.mkdtempSync(path.join(os.tmpdir(), 'cg-bench-'));
 const running = new Set();

@@ -6,6 +6,11 @@
 //   d  turns per second with several workers against as many processes driven directly
 //   e  request accepted to question on the worker's stdin, against one GET /healthz
 //   f  eight requests at once against a wrapper that starts a process for each
+//   g  one decision about limits in memory against a look at a hash table
+//   h  the same with Redis against its smallest round trip
+//   i  usage rows made durable against plain batched inserts, and 10,000 of them a second
+//   j  a year of one key among ten million rows against the same sum over the rows (not by default:
+//      it takes minutes and 10 GB of disk)
 //
 // `node bench/run.mjs abc` runs some of them. Everything runs on this machine against the stand-in
 // upstream: no credential, no internet. Speeds are compared with something else in the same run;
@@ -14,9 +19,11 @@ import fs from 'node:fs';
 import path from 'node:path';
 
 import {
-  add, chat, CLAUDE, CLAUDEGATE, claudePrint, cleanEnv, Direct, FAKE, median, ms, printTable, sleep,
-  STANDIN, start, startGateway, startStandin, stop, tidy, tmp,
+  add, BENCH_LIMITS, BENCH_USAGE, chat, CLAUDE, CLAUDEGATE, claudePrint, cleanEnv, Direct, FAKE,
+  median, ms, printTable, sleep, STANDIN, start, startGateway, startStandin, stop, tidy, tmp,
 } from './lib.mjs';
+import { decisionsInMemory, decisionsWithRedis } from './limits.mjs';
+import { usageSums, usageWrites } from './usage.mjs';
 import { compareBurst, comparePools, dispatchTime } from './workers.mjs';
 
 const TURNS = Number(process.env.BENCH_TURNS ?? 150);
@@ -117,10 +124,14 @@ const parts = [
   ['d', comparePools, [CLAUDE]],
   ['e', dispatchTime, [CLAUDE]],
   ['f', compareBurst, [CLAUDE]],
+  ['g', decisionsInMemory, [BENCH_LIMITS]],
+  ['h', decisionsWithRedis, [BENCH_LIMITS]],
+  ['i', usageWrites, [BENCH_USAGE]],
+  ['j', usageSums, [FAKE]],
 ];
 
 async function main() {
-  const which = process.argv[2] ?? 'abcdef';
+  const which = process.argv[2] ?? 'abcdefghi';
   const chosen = parts.filter(([letters]) => [...letters].some((letter) => which.includes(letter)));
   for (const p of [CLAUDEGATE, STANDIN, ...chosen.flatMap(([, , needed]) => needed)]) {
     fs.accessSync(p, fs.constants.X_OK);

@@ -38,6 +38,7 @@ async function share(senders, n) {
 const startPool = (name, up, workers) => startGateway(name, {
   ANTHROPIC_BASE_URL: up.url, CLAUDEGATE_CLAUDE_BIN: CLAUDE,
   CLAUDEGATE_POOL_MAX_WORKERS: String(workers), CLAUDEGATE_POOL_MIN_SPARE: '0',
+  CLAUDEGATE_POOL_MAX_REQUESTS: '1000000', // the other side never replaces a process either
 });
 
 async function poolOf(gw) {

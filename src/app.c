@@ -194,23 +194,33 @@ static void on_count(void *ctx, int64_t count, const struct err *err)
     setup_answered(&c->wait, err);
 }
 
+struct admin {
+    struct setup_wait wait;
+    bool taken; /* another server on this database was first */
+};
+
 static void on_admin(void *ctx, const struct user *user, const struct err *err)
 {
+    struct admin *admin = ctx;
     (void)user;
-    setup_answered(ctx, err);
+    admin->taken = err && err->code == ERR_CONFLICT;
+    setup_answered(&admin->wait, admin->taken ? NULL : err);
 }
 
-static int make_admin(struct app *a)
+static int make_admin(struct app *a, bool *ret_made)
 {
-    struct setup_wait wait = {.loop = a->loop};
+    struct admin admin = {.wait.loop = a->loop};
     id_alnum(a->admin_password, 20);
     struct user u = {.name = x_strdup("admin"),
                      .role = x_strdup("owner"),
                      .password_hash = auth_bcrypt(a->admin_password, ADMIN_COST),
                      .created_at = clock_wall_ms()};
     id_uuid(u.id);
-    user_insert(a->gw.db, &u, on_admin, &wait);
-    int rc = setup_wait(&wait);
+    user_insert(a->gw.db, &u, on_admin, &admin);
+    int rc = setup_wait(&admin.wait);
+    *ret_made = !admin.taken;
+    if (admin.taken)
+        a->admin_password[0] = '\0';
     free(u.name);
     free(u.role);
     free(u.password_hash);
@@ -225,8 +235,11 @@ static int bootstrap(struct app *a)
         return -1;
     if (c.count > 0)
         return 0;
-    if (make_admin(a) != 0)
+    bool made;
+    if (make_admin(a, &made) != 0)
         return -1;
+    if (!made)
+        return 0;
     struct api_key key;
     struct new_key what = {.name = "first key", .user = "admin"};
     new_key_defaults(a->conf, &key);
@@ -249,6 +262,7 @@ static int on_left_turn(void *ctx, struct usage_row *row)
     struct err err;
     row->status_code = 500;
     row->estimated = true;
+    gateway_price(&a->gw, row, "");
     snprintf(row->error, sizeof(row->error), "server_died: the server was killed in this turn");
     log_warn("a turn was cut off by the end of an earlier server",
              LF_S("request_id", row->request_id), LF_I("input_tokens", row->input_tokens),
@@ -421,7 +435,10 @@ static int open_store(struct app *a, struct err *err)
 {
     struct gateway *g = &a->gw;
     AUTO(free_charp) char *journal_dir = x_printf("%s/journal", a->conf->data_dir);
-    g->db = setup_open_database(a->conf, a->loop, err);
+    g->prices = prices_load(a->conf->pricing.file, err);
+    if (!g->prices)
+        return -1;
+    g->db = setup_await_database(a->conf, a->loop, err);
     if (!g->db)
         return -1;
     g->journal = journal_open(a->loop, g->db, journal_dir, err);
@@ -436,6 +453,21 @@ static int open_store(struct app *a, struct err *err)
     return 0;
 }
 
+static struct sessions *open_sessions(const struct app *a)
+{
+    const struct conf *c = a->conf;
+    struct sessions_opts o = {.loop = a->loop,
+                              .db = a->gw.db,
+                              .vault = a->gw.vault,
+                              .shared = a->gw.shared,
+                              .ttl_s = c->session.ttl,
+                              .max_bytes = c->session.max_bytes,
+                              .max_messages = c->session.max_messages};
+    if (!vault_has_key(a->gw.vault))
+        log_info("no master key is configured: conversations are stored unencrypted");
+    return sessions_new(&o);
+}
+
 static int open_all(struct app *a, struct err *err)
 {
     struct gateway *g = &a->gw;
@@ -447,10 +479,14 @@ static int open_all(struct app *a, struct err *err)
         return -1;
     a->run_dir = choose_run_dir(c);
     metrics_register_system(c->data_dir);
-    if (open_store(a, err) != 0 || open_upstream(a, err) != 0)
+    g->vault = setup_open_vault(c, err);
+    if (!g->vault || open_store(a, err) != 0 || open_upstream(a, err) != 0)
         return -1;
     g->auth = auth_new(a->loop, g->db);
-    g->sessions = sessions_new(a->loop, g->db, c->session.ttl, c->session.max_bytes);
+    auth_share(g->auth, g->shared);
+    g->throttle = throttle_new(g->shared, c->auth.max_failures);
+    g->proxies = networks_new(c->server.trusted_proxies);
+    g->sessions = open_sessions(a);
     g->cli_version = a->claude_version;
     if (open_sandbox(a, err) != 0 || open_agent(a, err) != 0)
         return -1;
@@ -653,6 +689,7 @@ static void close_all(struct app *a)
     workspaces_stop(g->workspaces);
     pool_free(g->pool);
     sandbox_free(g->sandbox);
+    throttle_free(g->throttle);
     auth_free(g->auth);
     inflight_close(g->inflight);
     if (g->journal)
@@ -662,7 +699,10 @@ static void close_all(struct app *a)
     workspaces_free(g->workspaces);
     sessions_free(g->sessions);
     limits_free(g->limits);
+    prices_free(g->prices);
     shared_close(g->shared);
+    vault_free(g->vault);
+    networks_free(g->proxies);
     zone_free(a->zone);
     upstream_free(a->upstream);
     standin_free(a->standin);

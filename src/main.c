@@ -29,6 +29,7 @@ static const struct {
     {"workers", cmd_workers, "show the running server's workers, or retire them"},
     {"config", cmd_config, "check or show the configuration"},
     {"migrate", cmd_migrate, "show or apply the steps of the database's schema"},
+    {"vault", cmd_vault, "show or change the master keys that seal the database"},
     {"doctor", cmd_doctor, "say what is missing on this machine"},
     {"version", cmd_version, "print the version"},
 };

@@ -8,7 +8,7 @@ LAYERS='core
 conf metrics
 db shared http child vault
 store cli upstream
-auth limit pool session
+auth limit pool price session
 gateway
 api
 setup

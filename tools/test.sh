@@ -128,7 +128,7 @@ no_sanitizer_report() { # no_sanitizer_report DIR
 }
 
 # What depends on the database runs on PostgreSQL once more; postgres.test.mjs always does.
-ON_POSTGRES='keys lifecycle real_chat'
+ON_POSTGRES='keys lifecycle real_chat usage'
 
 node_tests() { # node_tests NAME FILE...
     local name=$1 tap=build-asan/$1.tap concurrency=1 sums

@@ -11,7 +11,7 @@
 #   TEST_PSQL               psql
 #
 # It speaks TLS (server.crt in its directory) to those who ask for it (PGSSLMODE is "disable"). It
-# keeps nothing: fsync is off.
+# keeps nothing: fsync is off, but for measurements with TEST_POSTGRES_FSYNC=on.
 caller=$PWD # lib.sh goes to the root of the tree; the command stays where it was asked for
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -100,8 +100,8 @@ dir=$dir setsid bash -c '
 cat >>"$dir/data/postgresql.conf" <<EOF
 listen_addresses = '127.0.0.1'
 unix_socket_directories = '$dir'
-fsync = off
-full_page_writes = off
+fsync = ${TEST_POSTGRES_FSYNC:-off}
+full_page_writes = ${TEST_POSTGRES_FSYNC:-off}
 max_connections = 200
 ssl = on
 ssl_cert_file = '$dir/server.crt'

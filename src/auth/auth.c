@@ -6,17 +6,21 @@
  *  - lookups:  one per digest in work; everyone who presents the same key meanwhile waits on it.
  *
  * An entry is `clean` while no other process has written to the database since it was read
- * (auth->generation, see poll_done). A clean entry answers at once; when it is older than
- * times.fresh it is read again behind the answer. A dirty one makes its callers wait for the new
- * row. As long as the secret_hash in the row is the same, the digest still stands for it: bcrypt
- * runs once per key, and a wrong secret for a cached key is refused without it. A lookup that
- * fails, or hangs, leaves the entry usable for times.stale.
+ * (auth->generation, see poll_done; a server that shares Redis with others also hears of changes
+ * at once). A clean entry answers at once; when it is older than times.fresh it is read again
+ * behind the answer. A dirty one makes its callers wait for the new row. A lookup that fails, or
+ * hangs, leaves the entry usable for times.stale.
+ *
+ * A key has one secret, or two for a while after a rotation. A digest stands for a bcrypt hash of
+ * the row, wherever in the row that is by now: bcrypt runs once per secret, and a wrong one is
+ * refused without it once every hash of the row has its digest.
  *
  * An unknown public id is answered without bcrypt, so it is answered sooner than a known one with
  * a wrong secret. That is meant: 71 random bits are not found by trying, and a dummy bcrypt would
  * let anyone burn the processor. */
 #include "auth/auth.h"
 
+#include "auth/last_use.h"
 #include "auth/secret.h"
 #include "core/clock.h"
 #include "core/list.h"
@@ -45,9 +49,16 @@
 static const struct auth_times default_times = {
     .fresh = 60000, .stale = 600000, .refused = 10000, .poll = 1000, .touch = 5000};
 
+enum { SECRET_NOW, SECRET_OLD, SECRETS };
+
+struct proof {
+    bool known;
+    unsigned char digest[DIGEST_LEN]; /* of the secret whose hash is in the row */
+};
+
 struct entry {
     char public_id[KEY_PUBLIC_ID_LEN + 1];
-    unsigned char digest[DIGEST_LEN];
+    struct proof proofs[SECRETS];
     struct auth_key *k;
     int64_t read_at; /* mono ms, when the database last confirmed it */
     int64_t retry_at;
@@ -82,15 +93,10 @@ struct lookup {
     bool counted; /* in auth->unproven */
     bool hashing; /* the row is here, bcrypt runs on a worker thread: row and matched are its */
     struct auth_key *row;
-    bool matched;
+    const char *hashes[SECRETS]; /* of row, that may be the one; NULL = not that */
+    int matched;                 /* which, or -1 */
     struct list waiters;
     UT_hash_handle hh; /* by digest */
-};
-
-struct touch {
-    char id[ID_UUID_SIZE];
-    int64_t at;
-    UT_hash_handle hh;
 };
 
 struct poll {
@@ -112,9 +118,11 @@ struct auth {
     struct list refusals_by_age;
     struct lookup *lookups;
     size_t unproven; /* lookups of keys that had no entry */
-    struct touch *touches;
+    struct last_use *last_use;
     struct poll *polling;
-    struct timer tick, touch_timer;
+    struct shared *shared; /* NULL: not shared */
+    struct shared_subscription *changes;
+    struct timer tick;
     bool db_failing;     /* said so in the log */
     atomic_bool closing; /* the one field the bcrypt threads read */
 };
@@ -160,6 +168,8 @@ static int unavailable(struct err *err, const char *why)
 /* The secret was right; may it be used now? */
 static int check_usable(const struct api_key *key, struct err *err)
 {
+    if (key->status && strcmp(key->status, "disabled") == 0)
+        return err_set(err, ERR_UNAUTHENTICATED, "API key disabled");
     if (!key->status || strcmp(key->status, "active") != 0)
         return err_set(err, ERR_UNAUTHENTICATED, "API key revoked");
     if (key->expires_at && clock_wall_ms() >= key->expires_at)
@@ -187,9 +197,34 @@ static struct entry *entry_find(struct auth *auth, const char *public_id)
     return e;
 }
 
+static const char *row_hash(const struct api_key *key, int which)
+{
+    return which == SECRET_NOW ? key->secret_hash : key->old_secret_hash;
+}
+
+/* The old secret has its time. */
+static const char *usable_hash(const struct api_key *key, int which)
+{
+    bool over = which == SECRET_OLD && clock_wall_ms() >= key->old_secret_until;
+    return over ? NULL : row_hash(key, which);
+}
+
 static bool entry_is(const struct entry *e, const unsigned char digest[DIGEST_LEN])
 {
-    return e && sodium_memcmp(e->digest, digest, DIGEST_LEN) == 0;
+    bool found = false;
+    for (int i = 0; e && i < SECRETS; i++)
+        found |= e->proofs[i].known && usable_hash(&e->k->key, i) &&
+                 sodium_memcmp(e->proofs[i].digest, digest, DIGEST_LEN) == 0;
+    return found;
+}
+
+/* No secret but those known here can be right. */
+static bool entry_complete(const struct entry *e)
+{
+    bool complete = true;
+    for (int i = 0; i < SECRETS; i++)
+        complete &= e->proofs[i].known || !usable_hash(&e->k->key, i);
+    return complete;
 }
 
 static bool entry_clean(const struct auth *auth, const struct entry *e)
@@ -209,7 +244,7 @@ static void entry_free(struct auth *auth, struct entry *e)
     HASH_DEL(auth->entries, e);
     list_remove(&auth->by_use, &e->used);
     auth_key_unref(e->k);
-    sodium_memzero(e->digest, sizeof(e->digest));
+    sodium_memzero(e->proofs, sizeof(e->proofs));
     free(e);
 }
 
@@ -219,9 +254,27 @@ static void entry_used(struct auth *auth, struct entry *e)
     list_push_back(&auth->by_use, &e->used);
 }
 
-/* The row a lookup has read, whose secret is known to be the one behind e's digest. */
+/* What was proven of a hash stays so, also when a rotation has moved it to another place. */
+static void move_proofs(struct entry *e, const struct api_key *row)
+{
+    struct proof before[SECRETS];
+    memcpy(before, e->proofs, sizeof(before));
+    memset(e->proofs, 0, sizeof(e->proofs));
+    for (int i = 0; i < SECRETS; i++) {
+        const char *hash = row_hash(row, i);
+        for (int j = 0; hash && e->k && j < SECRETS; j++) {
+            const char *was = row_hash(&e->k->key, j);
+            if (before[j].known && was && strcmp(was, hash) == 0)
+                e->proofs[i] = before[j];
+        }
+    }
+    sodium_memzero(before, sizeof(before));
+}
+
+/* The row a lookup has read. */
 static void entry_update(struct entry *e, const struct lookup *lk)
 {
+    move_proofs(e, &lk->row->key);
     auth_key_ref(lk->row);
     auth_key_unref(e->k);
     e->k = lk->row;
@@ -240,8 +293,9 @@ static void entry_put(struct auth *auth, const struct lookup *lk)
         memcpy(e->public_id, lk->text.public_id, sizeof(e->public_id));
         HASH_ADD_STR(auth->entries, public_id, e);
     }
-    memcpy(e->digest, lk->digest, DIGEST_LEN);
     entry_update(e, lk);
+    e->proofs[lk->matched].known = true;
+    memcpy(e->proofs[lk->matched].digest, lk->digest, DIGEST_LEN);
     entry_used(auth, e);
 }
 
@@ -396,8 +450,10 @@ static void lookup_unanswered(struct lookup *lk, const char *why)
 static void bcrypt_run(void *ctx)
 {
     struct lookup *lk = OBJ(ctx, struct lookup, LOOKUP_TAG);
-    if (!lk->auth->closing)
-        lk->matched = auth_bcrypt_check(lk->secret, lk->row->key.secret_hash);
+    for (int i = 0; i < SECRETS && lk->matched < 0 && !lk->auth->closing; i++) {
+        if (lk->hashes[i] && auth_bcrypt_check(lk->secret, lk->hashes[i]))
+            lk->matched = i;
+    }
 }
 
 static void bcrypt_done(void *ctx)
@@ -409,7 +465,7 @@ static void bcrypt_done(void *ctx)
         lookup_free(lk);
         return;
     }
-    if (!lk->matched) {
+    if (lk->matched < 0) {
         lookup_bad(lk);
         return;
     }
@@ -422,16 +478,19 @@ static void lookup_compare(struct lookup *lk)
 {
     struct auth *auth = lk->auth;
     struct entry *e = entry_find(auth, lk->text.public_id);
-    const char *hash = lk->row->key.secret_hash;
-    if (e && hash && strcmp(e->k->key.secret_hash, hash) == 0) {
+    if (e)
         entry_update(e, lk);
-        if (entry_is(e, lk->digest))
-            lookup_good(lk, e->k);
-        else
-            lookup_bad(lk);
+    if (entry_is(e, lk->digest)) {
+        lookup_good(lk, e->k);
         return;
     }
-    entry_free(auth, e);
+    if (e && entry_complete(e)) {
+        lookup_bad(lk);
+        return;
+    }
+    for (int i = 0; i < SECRETS; i++)
+        lk->hashes[i] = e && e->proofs[i].known ? NULL : usable_hash(&lk->row->key, i);
+    lk->matched = -1;
     if (!lk->waiters.len) { /* all cancelled: not worth the time */
         lookup_unlink(lk);
         lookup_free(lk);
@@ -569,9 +628,31 @@ static bool known_wrong(struct auth *auth, const struct key_text *text,
                         const unsigned char digest[DIGEST_LEN])
 {
     struct entry *e = entry_find(auth, text->public_id);
-    if (e && entry_clean(auth, e) && entry_within(e, auth->times.fresh))
-        return !entry_is(e, digest);
+    if (e && entry_clean(auth, e) && entry_within(e, auth->times.fresh)) {
+        if (entry_is(e, digest))
+            return false;
+        if (entry_complete(e))
+            return true;
+    }
     return refusal_known(auth, digest);
+}
+
+static void digest_of(const struct auth *auth, struct str presented,
+                      unsigned char ret_digest[DIGEST_LEN])
+{
+    BUG_ON(crypto_generichash(ret_digest, DIGEST_LEN, (const unsigned char *)presented.p,
+                              presented.len, auth->hash_key, sizeof(auth->hash_key)) != 0);
+}
+
+bool auth_remembers(struct auth *auth, struct str presented)
+{
+    struct key_text text;
+    unsigned char digest[DIGEST_LEN];
+    if (!key_text_parse(presented, &text))
+        return false;
+    digest_of(auth, presented, digest);
+    const struct entry *e = entry_find(auth, text.public_id);
+    return entry_is(e, digest) && entry_within(e, auth->times.stale);
 }
 
 struct auth_check *auth_verify(struct auth *auth, struct str presented, auth_done_fn *done,
@@ -590,8 +671,7 @@ struct auth_check *auth_verify(struct auth *auth, struct str presented, auth_don
         done(ctx, NULL, &err);
         return NULL;
     }
-    BUG_ON(crypto_generichash(digest, sizeof(digest), (const unsigned char *)presented.p,
-                              presented.len, auth->hash_key, sizeof(auth->hash_key)) != 0);
+    digest_of(auth, presented, digest);
     if (answer_cached(auth, &text, digest, done, ctx))
         return NULL;
     if (known_wrong(auth, &text, digest)) {
@@ -620,39 +700,9 @@ void auth_cancel(struct auth_check *check)
     free(check);
 }
 
-/* --- last_used_at ------------------------------------------------------------------------ */
-
-static void write_touches(void *obj)
-{
-    struct auth *auth = OBJ(obj, struct auth, AUTH_TAG);
-    size_t count = HASH_COUNT(auth->touches), i = 0;
-    if (!count)
-        return;
-    struct api_key_use *uses = x_calloc(count, sizeof(*uses));
-    struct touch *t, *next;
-    HASH_ITER(hh, auth->touches, t, next)
-    {
-        memcpy(uses[i].id, t->id, sizeof(uses[i].id));
-        uses[i++].at = t->at;
-        HASH_DEL(auth->touches, t);
-        free(t);
-    }
-    api_key_touch(auth->db, uses, count);
-    free(uses);
-}
-
 void auth_touch(struct auth *auth, struct auth_key *k)
 {
-    struct touch *t;
-    HASH_FIND_STR(auth->touches, k->key.id, t);
-    if (!t) {
-        t = x_calloc(1, sizeof(*t));
-        memcpy(t->id, k->key.id, sizeof(t->id));
-        HASH_ADD_STR(auth->touches, id, t);
-    }
-    t->at = clock_wall_ms();
-    if (!timer_pending(&auth->touch_timer))
-        timer_set(&auth->touch_timer, auth->times.touch);
+    last_use_note(auth->last_use, k->key.id, auth->times.touch);
 }
 
 /* --- life -------------------------------------------------------------------------------- */
@@ -668,10 +718,29 @@ struct auth *auth_new(struct loop *loop, struct db *db)
     list_init(&auth->by_use);
     list_init(&auth->refusals_by_age);
     timer_init(&auth->tick, loop, on_tick, auth);
-    timer_init(&auth->touch_timer, loop, write_touches, auth);
+    auth->last_use = last_use_new(loop, db);
     randombytes_buf(auth->hash_key, sizeof(auth->hash_key));
     poll_start(auth); /* from here on changes count */
     return auth;
+}
+
+static void on_change(void *ctx, struct str payload, bool missed)
+{
+    (void)payload;
+    (void)missed; /* whether one was lost or came: something may have changed */
+    auth_keys_changed(OBJ(ctx, struct auth, AUTH_TAG));
+}
+
+void auth_share(struct auth *auth, struct shared *shared)
+{
+    BUG_ON(auth->shared);
+    auth->shared = shared;
+    auth->changes = shared_subscribe(shared, AUTH_CHANNEL, on_change, auth);
+}
+
+void auth_announce(struct shared *shared, shared_done_fn *done, void *ctx)
+{
+    shared_publish(shared, AUTH_CHANNEL, STR("changed"), done, ctx);
 }
 
 void auth_set_times(struct auth *auth, const struct auth_times *times)
@@ -698,7 +767,9 @@ void auth_free(struct auth *auth)
     if (!auth)
         return;
     auth->closing = true;
-    write_touches(auth);
+    if (auth->shared)
+        shared_unsubscribe(auth->shared, auth->changes);
+    last_use_free(auth->last_use);
     drop_lookups(auth);
     if (auth->polling)
         auth->polling->auth = NULL;
@@ -706,7 +777,6 @@ void auth_free(struct auth *auth)
         entry_free(auth, container_of(list_first(&auth->by_use), struct entry, used));
     refusals_clear(auth);
     timer_release(&auth->tick);
-    timer_release(&auth->touch_timer);
     sodium_memzero(auth->hash_key, sizeof(auth->hash_key));
     auth->tag = 0;
     free(auth);

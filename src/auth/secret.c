@@ -5,6 +5,7 @@
 #include "auth/secret.h"
 
 #include "auth/auth.h"
+#include "auth/signature.h"
 #include "core/clock.h"
 
 #include <crypt.h>
@@ -13,6 +14,7 @@
 #define KEY_PREFIX    "sk-cg-"
 #define BCRYPT_PREFIX "$2b$"
 #define BCRYPT_SALT   16
+#define SEALED_MAX    1024
 
 static bool all_alnum(const char *p, size_t n)
 {
@@ -108,14 +110,55 @@ bool auth_bcrypt_check(const char *secret, const char *hash)
     return same_secret(str_c(again), str_c(hash));
 }
 
-void auth_key_generate(struct api_key *key, char ret_text[KEY_TEXT_SIZE])
+static void new_secret(struct api_key *key, char ret_text[KEY_TEXT_SIZE])
 {
     char secret[KEY_SECRET_LEN + 1];
-    id_uuid(key->id);
-    id_alnum(key->public_id, KEY_PUBLIC_ID_LEN);
     id_alnum(secret, KEY_SECRET_LEN);
     snprintf(ret_text, KEY_TEXT_SIZE, KEY_PREFIX "%s-%s", key->public_id, secret);
     key->secret_hash = auth_bcrypt(secret, AUTH_BCRYPT_COST);
-    key->created_at = clock_wall_ms();
     sodium_memzero(secret, sizeof(secret));
+}
+
+void auth_key_generate(struct api_key *key, char ret_text[KEY_TEXT_SIZE])
+{
+    id_uuid(key->id);
+    id_alnum(key->public_id, KEY_PUBLIC_ID_LEN);
+    new_secret(key, ret_text);
+    key->created_at = clock_wall_ms();
+}
+
+void auth_key_rotate(struct api_key *key, int64_t overlap_ms, char ret_text[KEY_TEXT_SIZE])
+{
+    char *before = TAKE_PTR(key->secret_hash);
+    free(TAKE_PTR(key->old_secret_hash));
+    free(TAKE_PTR(key->old_signing_secret));
+    key->old_secret_until = 0;
+    new_secret(key, ret_text);
+    if (overlap_ms > 0) {
+        key->old_secret_hash = TAKE_PTR(before);
+        key->old_secret_until = clock_wall_ms() + overlap_ms;
+    }
+    free(before);
+}
+
+int auth_signing_generate(struct api_key *key, const struct vault *vault,
+                          char ret_text[SIGNING_TEXT_SIZE], struct err *err)
+{
+    char context[SIGNING_CONTEXT_SIZE], secret[KEY_SECRET_LEN + 1];
+    struct buf sealed;
+    if (!vault_has_key(vault))
+        return err_set(err, ERR_CONFIG,
+                       "signed requests need a master key, which encrypts their secrets in the "
+                       "database: set vault.master_key or vault.master_key_file");
+    id_alnum(secret, KEY_SECRET_LEN);
+    snprintf(ret_text, SIGNING_TEXT_SIZE, "ss-cg-%s", secret);
+    sodium_memzero(secret, sizeof(secret));
+    buf_init(&sealed, SEALED_MAX);
+    vault_seal(vault, signing_context(key, context), str_c(ret_text), &sealed);
+    free(key->old_signing_secret);
+    key->old_signing_secret = key->old_secret_until ? key->signing_secret : NULL;
+    if (!key->old_secret_until)
+        free(key->signing_secret);
+    key->signing_secret = buf_take(&sealed);
+    return 0;
 }

@@ -3,7 +3,8 @@
  * fork() rather than posix_spawn(): PR_SET_PDEATHSIG, the cgroup and the user have to be set
  * between fork and exec. Between the two only async-signal-safe calls are made. Whatever fails
  * there is reported as a step and an errno through a close-on-exec pipe, so the caller knows at
- * once and by name.
+ * once and by name. The caller waits for it, but not for ever: a child that was stopped there, or
+ * that hangs on a file system, must not stop the server.
  *
  * The order matters: the cgroup is entered first (with our rights, and so that everything later is
  * counted there), limits come before the user (only we may be allowed to set them) but after the
@@ -11,8 +12,11 @@
  * credentials clears it. */
 #include "child/spawn.h"
 
+#include "core/clock.h"
+
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -20,7 +24,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define REPORT_FD 3 /* where the child finds the errno pipe */
+#define REPORT_FD    3 /* where the child finds the errno pipe */
+#define EXEC_WAIT_MS 3000
+#define REAP_WAIT_MS 200 /* for a child that was killed before its exec */
 
 enum { IN, OUT, ERRP, REPORT, PIPE_COUNT };
 
@@ -182,15 +188,40 @@ static noreturn void run_child(int pipes[PIPE_COUNT][2], const struct spawn_opts
     fail(REPORT_FD, STEP_EXEC);
 }
 
+static bool readable_in_time(int fd)
+{
+    int64_t end = clock_mono_ms() + EXEC_WAIT_MS, left;
+    while ((left = end - clock_mono_ms()) > 0) {
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+        int n = poll(&p, 1, (int)left);
+        if (n > 0)
+            return true;
+        if (n < 0 && errno != EINTR)
+            return false;
+    }
+    return false;
+}
+
 /* error 0 when exec succeeded: the pipe closed without a word. */
 static struct report read_report(int fd)
 {
     struct report r = {STEP_EXEC, 0};
     ssize_t n;
+    if (!readable_in_time(fd))
+        return (struct report){STEP_EXEC, ETIMEDOUT};
     do {
         n = read(fd, &r, sizeof(r));
     } while (n < 0 && errno == EINTR);
     return n == (ssize_t)sizeof(r) ? r : (struct report){STEP_EXEC, 0};
+}
+
+/* It has ended or is about to. One that the kernel does not let go stays behind as a zombie. */
+static void reap_failed(pid_t pid)
+{
+    kill(pid, SIGKILL);
+    for (int64_t end = clock_mono_ms() + REAP_WAIT_MS;
+         waitpid(pid, NULL, WNOHANG) == 0 && clock_mono_ms() < end;)
+        poll(NULL, 0, 1);
 }
 
 static int pidfd_for(pid_t pid)
@@ -239,7 +270,7 @@ int spawn_process(const struct spawn_opts *o, struct spawned *ret, struct err *e
     }
     if (r.error) {
         if (pid > 0)
-            waitpid(pid, NULL, 0);
+            reap_failed(pid);
         close_pipes(pipes);
         return spawn_failed(o, r, err);
     }

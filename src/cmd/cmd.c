@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 
 #define ERRORS_MAX  ((size_t)1 << 20)
-#define OPTIONS_MAX 20
+#define OPTIONS_MAX 32
 #define VALUE_BASE  256 /* above every letter */
 
 /* What getopt_long() wants, made from our rows: the value of an option is its row's number. */

@@ -8,7 +8,7 @@
 #include "db/db.h"
 
 typedef int cmd_fn(int argc, char **argv);
-cmd_fn cmd_serve, cmd_key, cmd_user, cmd_workers, cmd_config, cmd_migrate, cmd_doctor;
+cmd_fn cmd_serve, cmd_key, cmd_user, cmd_workers, cmd_config, cmd_migrate, cmd_vault, cmd_doctor;
 
 /* One option of a subcommand: it takes a text, or it is a flag. The last row has no name. */
 struct cmd_option {

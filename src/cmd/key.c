@@ -1,392 +1,493 @@
-/* key.c - `claudegate key create|list|set|revoke`. Works while the server runs: it writes to the
- * same database, and the server notices. */
+/* key.c - `claudegate key create|list|show|set|disable|enable|rotate|revoke`. Works while the
+ * server runs: it writes to the same database, and the servers notice within a second, or at once
+ * where they share Redis. A change reads the key, applies what was asked and writes it back, if
+ * nobody else has changed it meanwhile. */
 #include "auth/auth.h"
 #include "cmd/cmd.h"
+#include "cmd/key_options.h"
+#include "cmd/key_print.h"
 #include "core/clock.h"
 #include "setup/make_key.h"
 #include "setup/setup.h"
-#include "store/key_json.h"
 
 #include <unistd.h>
 
-#define EXPIRES_DAYS_MAX 36500
-#define MODELS_MAX       64
+#define OUTPUT_MAX ((size_t)256 << 20)
 
 static void usage(FILE *out)
 {
-    fputs("Usage: claudegate key create --name NAME [OPTIONS]\n"
-          "       claudegate key list [--json]\n"
-          "       claudegate key set ID --priority N\n"
-          "       claudegate key revoke ID\n\n"
-          "Options of create (defaults come from the settings keys.*):\n"
-          "  --name NAME                what the key is for\n"
-          "  --user NAME                the user it belongs to (default: admin, made if missing)\n"
-          "  --requests-per-minute N    or 'unlimited'\n"
-          "  --requests-per-day N       or 'unlimited'\n"
-          "  --tokens-per-day N         or 'unlimited'\n"
-          "  --max-concurrent N         requests at once, or 'unlimited' (default)\n"
-          "  --cost-per-day USD         such as 2.50, or 'unlimited' (default)\n"
-          "  --cost-per-month USD       the same\n"
-          "  --max-tokens N             of one answer, or 'unlimited'\n"
-          "  --models LIST              comma-separated names, '*' matches anything\n"
-          "  --no-streaming             refuse stream:true\n"
-          "  --allow-agent              may ask for agent turns, where agent.enabled is set\n"
-          "  --priority N               1 to 10: its share of the workers when they are scarce\n"
-          "                             (default: 1; 10 gets ten times the time of 1)\n"
-          "  --expires WHEN             2027-01-31, 2027-01-31T12:00:00Z, or 30d from now\n"
-          "  --json                     print one JSON object\n"
-          "  --config FILE              the YAML file (default: CLAUDEGATE_CONFIG, or none)\n\n"
-          "The key is printed once and stored only as a hash. ID is the key's id or the 12\n"
-          "characters after 'sk-cg-'.\n",
-          out);
+    fputs(
+        "Usage: claudegate key create --name NAME [OPTIONS]\n"
+        "       claudegate key list\n"
+        "       claudegate key show ID\n"
+        "       claudegate key set ID OPTIONS\n"
+        "       claudegate key disable ID      until it is enabled again\n"
+        "       claudegate key enable ID\n"
+        "       claudegate key rotate ID [--overlap 24h]\n"
+        "                                      a new secret; the old one works until then, 0: not\n"
+        "       claudegate key revoke ID       for good\n\n"
+        "Options of create and set (create takes defaults from the settings keys.*):\n"
+        "  --name NAME                what the key is for\n"
+        "  --user NAME                create: the user it belongs to (default: admin, made if\n"
+        "                             missing)\n"
+        "  --requests-per-minute N    or 'unlimited'\n"
+        "  --requests-per-day N       or 'unlimited'\n"
+        "  --tokens-per-day N         or 'unlimited'\n"
+        "  --max-concurrent N         requests at once, or 'unlimited' (default)\n"
+        "  --cost-per-day USD         such as 2.50, or 'unlimited' (default)\n"
+        "  --cost-per-month USD       the same\n"
+        "  --max-tokens N             of one answer, or 'unlimited'\n"
+        "  --models LIST              comma-separated names, '*' matches anything\n"
+        "  --allow-streaming | --no-streaming\n"
+        "                             stream:true (default: allowed)\n"
+        "  --allow-agent | --no-agent agent turns, where agent.enabled is set (default: not)\n"
+        "  --allow-tools | --no-tools tools that a request defines (default: allowed)\n"
+        "  --require-signature | --no-signature\n"
+        "                             refuse requests that are not signed (default: not); makes\n"
+        "                             a signing secret if there is none. docs/signing.md\n"
+        "  --signing-secret           make a (new) signing secret\n"
+        "  --priority N               1 to 10: its share of the workers when they are scarce\n"
+        "                             (default: 1; 10 gets ten times the time of 1)\n"
+        "  --expires WHEN             2027-01-31, 2027-01-31T12:00:00Z, 30d from now, or 'never'\n"
+        "  --metadata JSON            an object of your own, up to 8192 bytes; '' removes it\n\n"
+        "Options of all:\n"
+        "  --json                     print JSON\n"
+        "  --config FILE              the YAML file (default: CLAUDEGATE_CONFIG, or none)\n\n"
+        "Secrets are printed once; the key is stored only as a hash. ID is the key's id or the 12\n"
+        "characters after 'sk-cg-'.\n",
+        out);
 }
 
-struct options {
-    const char *config, *user, *models, *expires, *rpm, *rpd, *tpd, *max_tokens, *priority;
-    const char *max_concurrent, *cost_per_day, *cost_per_month;
-    bool json, no_streaming, allow_agent;
-    struct new_key key;
-    int64_t expires_at;
-    int priority_value;
+/* One run: what was asked, and what was opened for it. */
+struct run {
+    struct setup_wait wait;
+    const struct key_options *o;
+    const char *id; /* as it was given */
+    struct conf *conf;
+    struct vault *vault;
+    struct db *db;
+    struct api_key key; /* as it was read, then as it was written */
+    char text[KEY_TEXT_SIZE], signing[SIGNING_TEXT_SIZE];
 };
 
-/* --- printing ---------------------------------------------------------------------------- */
-
-static void put_limit(struct buf *b, const char *name, int64_t v)
+static int run_open(struct run *r)
 {
-    buf_printf(b, "\"%s\":", name);
-    if (v < 0)
-        buf_adds(b, "null");
-    else
-        buf_printf(b, "%lld", (long long)v);
-}
-
-static void put_time(struct buf *b, const char *name, int64_t at)
-{
-    char text[CLOCK_RFC3339_SIZE];
-    if (at)
-        buf_printf(b, "\"%s\":\"%s\"", name, clock_rfc3339(at, text));
-    else
-        buf_printf(b, "\"%s\":null", name);
-}
-
-static void put_key(struct buf *b, const struct api_key *k, const char *text)
-{
-    buf_printf(b, "{\"id\":\"%s\",\"publicId\":\"%s\",", k->id, k->public_id);
-    if (text)
-        buf_printf(b, "\"key\":\"%s\",", text);
-    buf_adds(b, "\"name\":");
-    buf_json_str(b, str_c(k->name));
-    buf_printf(b, ",\"status\":\"%s\",\"priority\":%d,", k->status, k->priority);
-    put_time(b, "createdAt", k->created_at);
-    buf_addc(b, ',');
-    put_time(b, "expiresAt", k->expires_at);
-    buf_addc(b, ',');
-    put_time(b, "lastUsedAt", k->last_used_at);
-    buf_adds(b, ",\"limits\":");
-    key_limits_write(b, &k->limits);
-    buf_adds(b, ",\"permissions\":{\"models\":[");
-    for (char **m = k->permissions.models; *m; m++) {
-        if (m != k->permissions.models)
-            buf_addc(b, ',');
-        buf_json_str(b, str_c(*m));
+    struct err err;
+    r->conf = cmd_load_conf(r->o->config);
+    if (!r->conf)
+        return -1;
+    r->vault = setup_open_vault(r->conf, &err);
+    if (!r->vault) {
+        fprintf(stderr, "claudegate: %s\n", err.msg);
+        return -1;
     }
-    buf_adds(b, "],");
-    put_limit(b, "maxTokens", k->permissions.max_tokens);
-    buf_printf(b, ",\"allowStreaming\":%s,\"allowAgent\":%s}}",
-               k->permissions.allow_streaming ? "true" : "false",
-               k->permissions.allow_agent ? "true" : "false");
+    return cmd_open_db(r->conf, &r->wait.loop, &r->db);
 }
 
-static void print_created(const struct options *o, const struct api_key *k, const char *text)
+static void run_close(struct run *r)
+{
+    if (r->db)
+        cmd_close_db(r->wait.loop, r->db);
+    vault_free(r->vault);
+    conf_free(r->conf);
+    api_key_release(&r->key);
+    explicit_bzero(r->text, sizeof(r->text));
+    explicit_bzero(r->signing, sizeof(r->signing));
+}
+
+/* For the next question. */
+static int run_wait(struct run *r)
+{
+    int rc = setup_wait(&r->wait);
+    r->wait = (struct setup_wait){.loop = r->wait.loop};
+    return rc;
+}
+
+static void on_key(void *ctx, const struct api_key *key, const struct err *err)
+{
+    struct run *r = ctx;
+    if (key) {
+        struct api_key copy;
+        api_key_copy(&copy, key);
+        api_key_release(&r->key);
+        r->key = copy;
+    }
+    setup_answered(&r->wait, err);
+}
+
+/* --- telling the servers ------------------------------------------------------------------ */
+
+static void on_announced(void *ctx, const struct err *err)
+{
+    (void)err; /* they look by themselves, too */
+    setup_answered(ctx, NULL);
+}
+
+static void announce(struct run *r)
+{
+    struct err err;
+    struct shared *s =
+        r->conf->redis.url[0] ? setup_open_shared(r->conf, r->wait.loop, &err) : NULL;
+    if (!s)
+        return;
+    auth_announce(s, on_announced, &r->wait);
+    (void)!run_wait(r);
+    shared_close(s);
+}
+
+/* --- printing ----------------------------------------------------------------------------- */
+
+static void print_buf(struct buf *b)
+{
+    fputs(buf_cstr(b), stdout);
+    if (b->data)
+        explicit_bzero(b->data, b->len);
+    buf_release(b);
+}
+
+static void print_json(const struct run *r)
 {
     struct buf b;
-    buf_init(&b, 1 << 20);
-    if (o->json) {
-        put_key(&b, k, text);
-        buf_addc(&b, '\n');
-    } else {
-        buf_printf(&b, "Key '%s' created. It is shown only now:\n\n  %s\n", k->name, text);
-    }
-    fputs(buf_cstr(&b), stdout);
-    buf_release(&b);
+    const struct new_secrets secrets = {.key = r->text, .signing = r->signing};
+    buf_init(&b, OUTPUT_MAX);
+    key_put_json(&b, &r->key, &secrets);
+    buf_addc(&b, '\n');
+    print_buf(&b);
 }
 
-/* --- create ------------------------------------------------------------------------------ */
-
-static bool parse_expires(const char *text, int64_t *ret_at)
+static void print_secrets(const struct run *r, const char *what)
 {
-    uint64_t days;
-    size_t n = strlen(text);
-    if (n > 1 && text[n - 1] == 'd' && str_to_u64(str_n(text, n - 1), &days) && days > 0 &&
-        days <= EXPIRES_DAYS_MAX) {
-        *ret_at = clock_wall_ms() + (int64_t)days * 86400000;
-        return true;
-    }
-    if (!clock_parse_rfc3339(text, ret_at)) {
-        fprintf(stderr,
-                "claudegate: --expires: must be a date such as 2027-01-31, a time such as "
-                "2027-01-31T12:00:00Z, or a number of days such as 30d; got '%s'\n",
-                text);
-        return false;
-    }
-    if (*ret_at <= clock_wall_ms()) {
-        fprintf(stderr, "claudegate: --expires: '%s' is in the past\n", text);
-        return false;
-    }
-    return true;
+    if (r->text[0])
+        printf("Key '%s' %s. It is shown only now:\n\n  %s\n", r->key.name, what, r->text);
+    if (r->signing[0])
+        printf("%sIts signing secret, shown only now:\n\n  %s\n", r->text[0] ? "\n" : "",
+               r->signing);
 }
 
-static bool parse_priority(const char *text, int *ret_priority)
+/* --- create ------------------------------------------------------------------------------- */
+
+static int make(struct run *r)
 {
-    uint64_t v;
-    if (!str_to_u64(str_c(text), &v) || v < 1 || v > KEY_PRIORITY_MAX) {
-        fprintf(stderr, "claudegate: --priority: must be a whole number from 1 to %d; got '%s'\n",
-                KEY_PRIORITY_MAX, text);
-        return false;
-    }
-    *ret_priority = (int)v;
-    return true;
+    const struct key_options *o = r->o;
+    bool signing = o->signing_secret || o->require_signature;
+    const struct new_key what = {.name = o->name,
+                                 .user = o->user ? o->user : "admin",
+                                 .signing_text = signing ? r->signing : NULL,
+                                 .vault = r->vault};
+    new_key_defaults(r->conf, &r->key);
+    if (!key_options_apply(o, &r->key))
+        return -1;
+    if (new_key_insert(r->wait.loop, r->db, &what, &r->key, r->text) != 0)
+        return -1;
+    announce(r);
+    if (o->json)
+        print_json(r);
+    else
+        print_secrets(r, "created");
+    return 0;
 }
 
-static bool parse_models(const char *list, char **out)
+static bool check_options(const struct key_options *o)
 {
-    struct str rest = str_c(list);
-    size_t n = 0;
-    do {
-        struct str one = str_trim(str_split(&rest, ','));
-        if (one.len == 0 || n == MODELS_MAX) {
-            fprintf(stderr, "claudegate: --models: must list 1 to %d names; got '%s'\n", MODELS_MAX,
-                    list);
-            return false;
-        }
-        out[n++] = str_dup(one);
-    } while (rest.len);
-    return true;
+    struct api_key scratch = {0};
+    bool ok = key_options_apply(o, &scratch);
+    api_key_release(&scratch);
+    return ok;
 }
 
-/* A sum in USD, or "unlimited". */
-static bool parse_cost(const char *option, const char *text, int64_t *ret_nano)
+static int create(const struct key_options *o, const char *id)
 {
-    *ret_nano = -1;
-    if (strcmp(text, "unlimited") == 0 || key_money_parse(str_c(text), ret_nano))
-        return true;
-    fprintf(stderr,
-            "claudegate: --%s: must be a sum in USD such as 2.50, at most 4000000 and with at most "
-            "nine digits after the point, or 'unlimited'; got '%s'\n",
-            option, text);
-    return false;
-}
-
-static bool fill_newer_limits(const struct options *o, struct key_limits *l)
-{
-    return (!o->max_concurrent ||
-            cmd_parse_limit("max-concurrent", o->max_concurrent, &l->max_concurrent)) &&
-           (!o->cost_per_day || parse_cost("cost-per-day", o->cost_per_day, &l->cost_per_day)) &&
-           (!o->cost_per_month ||
-            parse_cost("cost-per-month", o->cost_per_month, &l->cost_per_month));
-}
-
-static bool fill_limits(struct options *o, const struct conf *conf, struct api_key *k)
-{
-    new_key_defaults(conf, k);
-    return (!o->rpm ||
-            cmd_parse_limit("requests-per-minute", o->rpm, &k->limits.requests_per_minute)) &&
-           (!o->rpd || cmd_parse_limit("requests-per-day", o->rpd, &k->limits.requests_per_day)) &&
-           (!o->tpd || cmd_parse_limit("tokens-per-day", o->tpd, &k->limits.tokens_per_day)) &&
-           (!o->max_tokens ||
-            cmd_parse_limit("max-tokens", o->max_tokens, &k->permissions.max_tokens)) &&
-           fill_newer_limits(o, &k->limits);
-}
-
-static bool fill_key(struct options *o, const struct conf *conf, struct api_key *k)
-{
-    if (!fill_limits(o, conf, k))
-        return false;
-    if (o->models) {
-        char *models[MODELS_MAX + 1] = {0};
-        bool ok = parse_models(o->models, models);
-        new_key_set_models(k, models);
-        for (size_t i = 0; models[i]; i++)
-            free(models[i]);
-        if (!ok)
-            return false;
-    }
-    if (o->no_streaming)
-        k->permissions.allow_streaming = false;
-    k->permissions.allow_agent = o->allow_agent;
-    if (o->priority)
-        k->priority = o->priority_value;
-    k->expires_at = o->expires_at;
-    return true;
-}
-
-static int create(struct options *o)
-{
-    struct loop *loop;
-    struct db *db;
-    int rc = -1;
-    if (!o->key.name || !o->key.name[0] || strlen(o->key.name) > 255) {
-        fputs("claudegate: --name: is required and may be 255 bytes long\n", stderr);
+    struct run r = {.o = o};
+    struct key_options named = *o;
+    (void)id;
+    named.name = o->name ? o->name : "";
+    if (!check_options(&named))
         return 2;
-    }
-    if (o->expires && !parse_expires(o->expires, &o->expires_at))
-        return 2;
-    if (o->priority && !parse_priority(o->priority, &o->priority_value))
-        return 2;
-    struct conf *conf = cmd_load_conf(o->config);
-    if (!conf)
-        return 1;
-    struct api_key key = {0};
-    if (!fill_key(o, conf, &key)) {
-        api_key_release(&key);
-        conf_free(conf);
-        return 2;
-    }
-    if (cmd_open_db(conf, &loop, &db) == 0) {
-        char text[KEY_TEXT_SIZE];
-        rc = new_key_insert(loop, db, &o->key, &key, text);
-        if (rc == 0)
-            print_created(o, &key, text);
-        explicit_bzero(text, sizeof(text));
-        cmd_close_db(loop, db);
-    }
-    api_key_release(&key);
-    conf_free(conf);
+    int rc = run_open(&r) == 0 ? make(&r) : -1;
+    run_close(&r);
     return rc == 0 ? 0 : 1;
 }
 
-/* --- list, set, revoke -------------------------------------------------------------------- */
-
-struct asked {
-    struct setup_wait wait;
-    const struct options *o;
-    const char *id; /* as it was given; NULL: list */
-};
-
-static void print_line(const struct api_key *k)
-{
-    char when[CLOCK_RFC3339_SIZE] = "never";
-    if (k->last_used_at)
-        clock_rfc3339(k->last_used_at, when);
-    printf("%s  %-8s  priority %-2d  last used %-24s  %s\n", k->public_id, k->status, k->priority,
-           when, k->name);
-}
+/* --- list and show ------------------------------------------------------------------------ */
 
 static void on_list(void *ctx, const struct api_key *keys, size_t count, const struct err *err)
 {
-    struct asked *a = ctx;
+    struct run *r = ctx;
     struct buf b;
-    buf_init(&b, (size_t)256 << 20);
-    buf_addc(&b, '[');
+    buf_init(&b, OUTPUT_MAX);
+    if (r->o->json)
+        buf_addc(&b, '[');
     for (size_t i = 0; i < count && !err; i++) {
-        if (!a->o->json) {
-            print_line(&keys[i]);
+        if (!r->o->json) {
+            key_put_line(&b, &keys[i]);
             continue;
         }
         buf_adds(&b, i ? "," : "");
-        put_key(&b, &keys[i], NULL);
+        key_put_json(&b, &keys[i], NULL);
     }
-    if (a->o->json && !err)
-        printf("%s]\n", buf_cstr(&b));
+    if (r->o->json)
+        buf_adds(&b, "]\n");
+    if (!err)
+        fputs(buf_cstr(&b), stdout);
     buf_release(&b);
-    setup_answered(&a->wait, err);
+    setup_answered(&r->wait, err);
 }
 
-static void on_revoked(void *ctx, const struct api_key *key, const struct err *err)
+static int list(const struct key_options *o, const char *id)
 {
-    struct asked *a = ctx;
-    (void)key;
-    if (!err)
-        printf("Key %s revoked.\n", a->id);
-    setup_answered(&a->wait, err);
-}
-
-static void on_set(void *ctx, const struct api_key *key, const struct err *err)
-{
-    struct asked *a = ctx;
-    if (!err)
-        printf("Key %s has priority %d.\n", a->id, key->priority);
-    setup_answered(&a->wait, err);
-}
-
-typedef void ask_fn(struct db *db, struct asked *a);
-
-static void ask_list(struct db *db, struct asked *a)
-{
-    api_key_list(db, on_list, a);
-}
-
-static void ask_set(struct db *db, struct asked *a)
-{
-    api_key_set_priority(db, a->id, a->o->priority_value, on_set, a);
-}
-
-static void ask_revoke(struct db *db, struct asked *a)
-{
-    api_key_set_status(db, a->id, "revoked", on_revoked, a);
-}
-
-static int with_db(const struct options *o, const char *id, ask_fn *ask)
-{
-    struct conf *conf = cmd_load_conf(o->config);
-    struct asked a = {.o = o, .id = id};
-    struct db *db;
-    int rc = -1;
-    if (conf && cmd_open_db(conf, &a.wait.loop, &db) == 0) {
-        ask(db, &a);
-        rc = setup_wait(&a.wait);
-        cmd_close_db(a.wait.loop, db);
+    struct run r = {.o = o};
+    int rc = run_open(&r);
+    (void)id;
+    if (rc == 0) {
+        api_key_list(r.db, on_list, &r);
+        rc = run_wait(&r);
     }
-    conf_free(conf);
+    run_close(&r);
     return rc == 0 ? 0 : 1;
 }
 
-static int set(struct options *o, const char *id)
+static int read_key(struct run *r)
 {
-    if (!o->priority) {
-        fputs("claudegate: key set: needs --priority\n", stderr);
-        return 2;
-    }
-    return parse_priority(o->priority, &o->priority_value) ? with_db(o, id, ask_set) : 2;
+    api_key_get(r->db, r->id, on_key, r);
+    return run_wait(r);
 }
 
-/* --- arguments --------------------------------------------------------------------------- */
+static int show(const struct key_options *o, const char *id)
+{
+    struct run r = {.o = o, .id = id};
+    struct buf b;
+    int rc = run_open(&r) == 0 ? read_key(&r) : -1;
+    if (rc == 0 && o->json) {
+        print_json(&r);
+    } else if (rc == 0) {
+        buf_init(&b, OUTPUT_MAX);
+        key_put_text(&b, &r.key);
+        print_buf(&b);
+    }
+    run_close(&r);
+    return rc == 0 ? 0 : 1;
+}
+
+/* --- changes ------------------------------------------------------------------------------ */
+
+/* Changes r->key; -1 after having printed why not. */
+typedef int change_fn(struct run *r);
+
+static int write_key(struct run *r, change_fn *change)
+{
+    if (strcmp(r->key.status, "revoked") == 0) {
+        fprintf(stderr, "claudegate: key %s is revoked, and that is final\n", r->id);
+        return -1;
+    }
+    if (change(r) != 0)
+        return -1;
+    api_key_update(r->db, &r->key, on_key, r);
+    if (run_wait(r) != 0)
+        return -1;
+    announce(r);
+    return 0;
+}
+
+/* Reads, changes and writes; then prints it as JSON if that was asked. ret_run stays open. */
+static int change_key(struct run *ret_run, change_fn *change)
+{
+    int rc = run_open(ret_run) == 0 ? read_key(ret_run) : -1;
+    if (rc == 0)
+        rc = write_key(ret_run, change);
+    if (rc == 0 && ret_run->o->json)
+        print_json(ret_run);
+    return rc;
+}
+
+static int new_signing_secret(struct run *r)
+{
+    struct err err;
+    if (auth_signing_generate(&r->key, r->vault, r->signing, &err) == 0)
+        return 0;
+    fprintf(stderr, "claudegate: %s\n", err.msg);
+    return -1;
+}
+
+static int apply_set(struct run *r)
+{
+    if (!key_options_apply(r->o, &r->key))
+        return -1;
+    if (r->o->signing_secret || (r->key.permissions.require_signature && !r->key.signing_secret))
+        return new_signing_secret(r);
+    return 0;
+}
+
+static int set(const struct key_options *o, const char *id)
+{
+    struct run r = {.o = o, .id = id};
+    if (!key_options_any(o)) {
+        fputs("claudegate: key set: needs at least one option that says what to set\n", stderr);
+        return 2;
+    }
+    if (!check_options(o))
+        return 2;
+    int rc = change_key(&r, apply_set);
+    if (rc == 0 && !o->json) {
+        printf("Key %s changed.\n", id);
+        print_secrets(&r, "");
+    }
+    run_close(&r);
+    return rc == 0 ? 0 : 1;
+}
+
+static int apply_disable(struct run *r)
+{
+    x_replace(&r->key.status, "disabled");
+    return 0;
+}
+
+static int apply_enable(struct run *r)
+{
+    x_replace(&r->key.status, "active");
+    return 0;
+}
+
+static int change_status(const struct key_options *o, const char *id, change_fn *change,
+                         const char *what)
+{
+    struct run r = {.o = o, .id = id};
+    int rc = change_key(&r, change);
+    if (rc == 0 && !o->json)
+        printf("Key %s %s.\n", id, what);
+    run_close(&r);
+    return rc == 0 ? 0 : 1;
+}
+
+static int disable(const struct key_options *o, const char *id)
+{
+    return change_status(o, id, apply_disable, "disabled");
+}
+
+static int enable(const struct key_options *o, const char *id)
+{
+    return change_status(o, id, apply_enable, "enabled");
+}
+
+static int apply_rotate(struct run *r)
+{
+    int64_t overlap = 0;
+    if (!key_options_overlap(r->o, &overlap))
+        return -1;
+    auth_key_rotate(&r->key, overlap, r->text);
+    return r->key.signing_secret ? new_signing_secret(r) : 0;
+}
+
+static int rotate(const struct key_options *o, const char *id)
+{
+    struct run r = {.o = o, .id = id};
+    char until[CLOCK_RFC3339_SIZE];
+    int64_t overlap;
+    if (!key_options_overlap(o, &overlap))
+        return 2;
+    int rc = change_key(&r, apply_rotate);
+    if (rc == 0 && !o->json) {
+        print_secrets(&r, "has a new secret");
+        if (r.key.old_secret_until)
+            printf("\nWhat it had works until %s.\n", clock_rfc3339(r.key.old_secret_until, until));
+        else
+            printf("\nWhat it had does not work any more.\n");
+    }
+    run_close(&r);
+    return rc == 0 ? 0 : 1;
+}
+
+/* Whatever else is done to the key in this moment. */
+static int revoke_key(const struct key_options *o, const char *id)
+{
+    struct run r = {.o = o, .id = id};
+    int rc = run_open(&r);
+    if (rc == 0) {
+        api_key_revoke(r.db, id, on_key, &r);
+        rc = run_wait(&r);
+    }
+    if (rc == 0) {
+        announce(&r);
+        if (o->json)
+            print_json(&r);
+        else
+            printf("Key %s revoked.\n", id);
+    }
+    run_close(&r);
+    return rc == 0 ? 0 : 1;
+}
+
+/* --- arguments ---------------------------------------------------------------------------- */
+
+enum { TAKES_FIELDS = 1, TAKES_USER = 2, TAKES_OVERLAP = 4, TAKES_ID = 8 };
+
+static const struct {
+    const char *name;
+    int takes;
+    int (*fn)(const struct key_options *o, const char *id);
+} commands[] = {
+    {"create", TAKES_FIELDS | TAKES_USER, create},
+    {"list", 0, list},
+    {"show", TAKES_ID, show},
+    {"set", TAKES_ID | TAKES_FIELDS, set},
+    {"disable", TAKES_ID, disable},
+    {"enable", TAKES_ID, enable},
+    {"rotate", TAKES_ID | TAKES_OVERLAP, rotate},
+    {"revoke", TAKES_ID, revoke_key},
+};
+
+static int run_command(size_t index, int argc, char **argv)
+{
+    struct key_options o = {0};
+    int takes = commands[index].takes, operands = takes & TAKES_ID ? 1 : 0;
+    const struct {
+        int needs;
+        struct cmd_option option;
+    } all[] = {
+        {0, {"json", 0, NULL, &o.json}},
+        {0, {"config", 0, &o.config, NULL}},
+        {TAKES_USER, {"user", 0, &o.user, NULL}},
+        {TAKES_OVERLAP, {"overlap", 0, &o.overlap, NULL}},
+        {TAKES_FIELDS, {"name", 0, &o.name, NULL}},
+        {TAKES_FIELDS, {"requests-per-minute", 0, &o.rpm, NULL}},
+        {TAKES_FIELDS, {"requests-per-day", 0, &o.rpd, NULL}},
+        {TAKES_FIELDS, {"tokens-per-day", 0, &o.tpd, NULL}},
+        {TAKES_FIELDS, {"max-concurrent", 0, &o.max_concurrent, NULL}},
+        {TAKES_FIELDS, {"cost-per-day", 0, &o.cost_per_day, NULL}},
+        {TAKES_FIELDS, {"cost-per-month", 0, &o.cost_per_month, NULL}},
+        {TAKES_FIELDS, {"max-tokens", 0, &o.max_tokens, NULL}},
+        {TAKES_FIELDS, {"models", 0, &o.models, NULL}},
+        {TAKES_FIELDS, {"allow-streaming", 0, NULL, &o.allow_streaming}},
+        {TAKES_FIELDS, {"no-streaming", 0, NULL, &o.no_streaming}},
+        {TAKES_FIELDS, {"allow-agent", 0, NULL, &o.allow_agent}},
+        {TAKES_FIELDS, {"no-agent", 0, NULL, &o.no_agent}},
+        {TAKES_FIELDS, {"allow-tools", 0, NULL, &o.allow_tools}},
+        {TAKES_FIELDS, {"no-tools", 0, NULL, &o.no_tools}},
+        {TAKES_FIELDS, {"require-signature", 0, NULL, &o.require_signature}},
+        {TAKES_FIELDS, {"no-signature", 0, NULL, &o.no_signature}},
+        {TAKES_FIELDS, {"signing-secret", 0, NULL, &o.signing_secret}},
+        {TAKES_FIELDS, {"priority", 0, &o.priority, NULL}},
+        {TAKES_FIELDS, {"expires", 0, &o.expires, NULL}},
+        {TAKES_FIELDS, {"metadata", 0, &o.metadata, NULL}},
+    };
+    struct cmd_option options[ARRAY_SIZE(all) + 1] = {0};
+    for (size_t i = 0, n = 0; i < ARRAY_SIZE(all); i++) {
+        if ((all[i].needs & takes) == all[i].needs)
+            options[n++] = all[i].option;
+    }
+    int rc = cmd_options(argc, argv, options, operands, operands, usage);
+    if (rc != CMD_GO_ON)
+        return rc;
+    return commands[index].fn(&o, operands ? argv[optind] : NULL);
+}
 
 int cmd_key(int argc, char **argv)
 {
-    struct options o = {.key = {.user = "admin"}};
-    const struct cmd_option options[] = {
-        {"name", 0, &o.key.name, NULL},
-        {"user", 0, &o.key.user, NULL},
-        {"requests-per-minute", 0, &o.rpm, NULL},
-        {"requests-per-day", 0, &o.rpd, NULL},
-        {"tokens-per-day", 0, &o.tpd, NULL},
-        {"max-tokens", 0, &o.max_tokens, NULL},
-        {"models", 0, &o.models, NULL},
-        {"no-streaming", 0, NULL, &o.no_streaming},
-        {"allow-agent", 0, NULL, &o.allow_agent},
-        {"priority", 0, &o.priority, NULL},
-        {"expires", 0, &o.expires, NULL},
-        {"json", 0, NULL, &o.json},
-        {"max-concurrent", 0, &o.max_concurrent, NULL},
-        {"cost-per-day", 0, &o.cost_per_day, NULL},
-        {"cost-per-month", 0, &o.cost_per_month, NULL},
-        {"config", 0, &o.config, NULL},
-        {0},
-    };
-    int rc = cmd_options(argc, argv, options, 1, 2, usage);
-    if (rc != CMD_GO_ON)
-        return rc;
-    const char *what = argv[optind], *id = optind + 1 < argc ? argv[optind + 1] : NULL;
-    if (strcmp(what, "create") == 0 && !id)
-        return create(&o);
-    if (strcmp(what, "list") == 0 && !id)
-        return with_db(&o, NULL, ask_list);
-    if (strcmp(what, "set") == 0 && id)
-        return set(&o, id);
-    if (strcmp(what, "revoke") == 0 && id)
-        return with_db(&o, id, ask_revoke);
-    usage(stderr);
-    return 2;
+    const char *what = argc > 1 ? argv[1] : "";
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+        if (strcmp(what, commands[i].name) == 0)
+            return run_command(i, argc - 1, argv + 1);
+    }
+    bool help = strcmp(what, "--help") == 0 || strcmp(what, "-h") == 0;
+    usage(help ? stdout : stderr);
+    return help ? 0 : 2;
 }

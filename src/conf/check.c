@@ -2,6 +2,7 @@
  *
  * URLs are taken apart by libcurl, the same parser that later connects: two parsers that disagree
  * about where the host is would let a credential out. */
+#include "conf/networks.h"
 #include "conf/redis_url.h"
 #include "conf/settings.h"
 
@@ -141,6 +142,11 @@ const char *check_timezone(struct str value)
             return NULL;
     }
     return "must be UTC or a time zone of " ZONE_DIR ", such as Europe/Berlin or Asia/Shanghai";
+}
+
+const char *check_networks(struct str value)
+{
+    return networks_check(value);
 }
 
 const char *check_token(struct str value)

@@ -255,6 +255,10 @@ static void check_between(struct loader *l)
         c->upstream.api_key[0] && c->upstream.auth_token[0])
         value_error(l, a, "cannot be set together with upstream.auth_token (from %s)",
                     c->origins[b].where);
+    if (both_sound(l, "vault.master_key", "vault.master_key_file", &a, &b) &&
+        c->vault.master_key[0] && c->vault.master_key_file[0])
+        value_error(l, a, "cannot be set together with vault.master_key_file (from %s)",
+                    c->origins[b].where);
     if (both_sound(l, "agent.enabled", "sandbox.uids", &a, &b) && c->agent.enabled &&
         c->sandbox.uids[0])
         value_error(l, a,

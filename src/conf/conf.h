@@ -18,6 +18,7 @@ enum conf_demo { DEMO_OFF, DEMO_AUTO };
 enum conf_isolation { CONF_ISOLATE_KEY, CONF_ISOLATE_REQUEST, CONF_ISOLATE_SHARED };
 enum conf_history { CONF_HISTORY_AUTO, CONF_HISTORY_INJECT, CONF_HISTORY_RESUME };
 enum conf_away { CONF_AWAY_CLOSED, CONF_AWAY_OPEN, CONF_AWAY_SHARE };
+enum conf_disk_full { CONF_DISK_FULL_REFUSE, CONF_DISK_FULL_SERVE };
 enum conf_sandbox { CONF_SANDBOX_AUTO, CONF_SANDBOX_ON, CONF_SANDBOX_OFF };
 
 struct conf_origin; /* private */
@@ -33,6 +34,7 @@ struct conf {
         int64_t drain_timeout;    /* seconds, 30: running turns at SIGTERM */
         int64_t keepalive_ms;     /* 10000: silence in a stream after which a comment is sent */
         bool hsts;                /* false */
+        char *trusted_proxies;    /* "": whose X-Forwarded-For counts; see networks.h */
     } server;
     char *data_dir; /* CLAUDEGATE_DATA_DIR, "data" */
     struct {
@@ -45,6 +47,7 @@ struct conf {
         int64_t pool_size;          /* 4: connections to PostgreSQL at most */
         int64_t connect_timeout_ms; /* 5000 */
         int64_t query_timeout_ms;   /* 30000 */
+        int64_t start_timeout;      /* seconds, 30: how long serve waits for it at its start */
     } database;
     struct {
         char *url;          /* REDIS_URL, "" = in-process. secret */
@@ -55,6 +58,12 @@ struct conf {
         char *timezone;                    /* UTC: whose midnight ends a day */
         enum conf_away when_redis_is_away; /* closed | open | share; share */
     } limits;
+    struct {
+        enum conf_disk_full when_disk_is_full; /* refuse | serve; refuse */
+    } usage;
+    struct {
+        char *file; /* "" = the shipped prices alone; JSON */
+    } pricing;
     struct {
         char *base_url;                /* ANTHROPIC_BASE_URL, https://api.anthropic.com */
         char *api_key;                 /* ANTHROPIC_API_KEY; secret */
@@ -108,9 +117,18 @@ struct conf {
         bool require_sandbox; /* true */
     } agent;
     struct {
-        int64_t ttl;       /* seconds after last use, 3600 */
-        int64_t max_bytes; /* of one stored conversation, 8388608 */
+        char *master_key;      /* CLAUDEGATE_MASTER_KEY, ""; secret; see vault/vault.h */
+        char *master_key_file; /* "": the keys stand in this file, one per line */
+    } vault;
+    struct {
+        int64_t ttl;          /* seconds after last use, 3600 */
+        int64_t max_bytes;    /* of one stored conversation, 8388608 */
+        int64_t max_messages; /* 1000; 0 = no limit */
     } session;
+    struct {
+        int64_t max_failures;     /* 20 per minute and address; 0 = no limit */
+        int64_t signature_window; /* seconds, 300 */
+    } auth;
     struct {
         int64_t requests_per_minute; /* 10: defaults of a new key */
         int64_t requests_per_day;    /* 1000 */

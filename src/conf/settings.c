@@ -28,6 +28,8 @@ static const char *const histories[] = {[CONF_HISTORY_AUTO] = "auto",
                                         NULL};
 static const char *const away_policies[] = {
     [CONF_AWAY_CLOSED] = "closed", [CONF_AWAY_OPEN] = "open", [CONF_AWAY_SHARE] = "share", NULL};
+static const char *const disk_full_policies[] = {
+    [CONF_DISK_FULL_REFUSE] = "refuse", [CONF_DISK_FULL_SERVE] = "serve", NULL};
 static const char *const sandbox_modes[] = {
     [CONF_SANDBOX_AUTO] = "auto", [CONF_SANDBOX_ON] = "on", [CONF_SANDBOX_OFF] = "off", NULL};
 
@@ -55,6 +57,10 @@ const struct setting settings[] = {
              "process is told its position."},
     {.name = "server.hsts", .kind = SET_BOOL, AT(server.hsts), .def = "false",
      .help = "Send Strict-Transport-Security; only when every client comes through TLS."},
+    {.name = "server.trusted_proxies", .kind = SET_STRING, AT(server.trusted_proxies), .def = "",
+     .may_be_empty = true, .check = check_networks,
+     .help = "Proxies in front of the server whose X-Forwarded-For is believed: addresses and "
+             "networks, separated by commas, or the word unix for those on a unix socket."},
 
     {.name = "data_dir", .env = "CLAUDEGATE_DATA_DIR", .kind = SET_STRING, AT(data_dir),
      .def = "data", .help = "Directory of the database, the journal, sockets and logs."},
@@ -80,6 +86,9 @@ const struct setting settings[] = {
              "is none."},
     {.name = "database.query_timeout_ms", .kind = SET_MILLIS, AT(database.query_timeout_ms),
      RANGE(100, HOUR_MS), .def = "30000", .help = "Limit of one statement on PostgreSQL."},
+    {.name = "database.start_timeout", .kind = SET_SECONDS, AT(database.start_timeout),
+     RANGE(0, DAY), .def = "30",
+     .help = "How long serve waits at its start for a database that cannot be reached."},
     {.name = "redis.url", .env = "REDIS_URL", .kind = SET_STRING, .secret = true, AT(redis.url),
      .def = "", .may_be_empty = true, .check = check_redis_url,
      .help = "redis://[[user]:password@]host[:port][/database] or unix:/path: several servers share "
@@ -98,6 +107,15 @@ const struct setting settings[] = {
      .help = "Until it is back: closed refuses requests with 503, open does not limit them, share "
              "lets each server give its part of every limit (the limit divided by the number of "
              "servers last known)."},
+
+    {.name = "usage.when_disk_is_full", .kind = SET_INDEX, AT(usage.when_disk_is_full),
+     .def = "refuse", .choices = disk_full_policies,
+     .help = "While the usage journal cannot be written: refuse answers new requests with 503, "
+             "serve goes on and keeps what was used in memory until there is room."},
+    {.name = "pricing.file", .kind = SET_STRING, AT(pricing.file), .def = "",
+     .may_be_empty = true,
+     .help = "JSON file with prices of models that replace and add to the shipped ones; "
+             "docs/operations.md shows its form."},
 
     {.name = "upstream.base_url", .env = "ANTHROPIC_BASE_URL", .kind = SET_STRING,
      AT(upstream.base_url), .def = "https://api.anthropic.com", .check = check_base_url,
@@ -219,10 +237,31 @@ const struct setting settings[] = {
      .def = "true", .help = "Refuse to start with agent.enabled where bubblewrap is not in force; "
                             "with false, agents may then do whatever this server's user may."},
 
+    {.name = "vault.master_key", .env = "CLAUDEGATE_MASTER_KEY", .kind = SET_STRING,
+     .secret = true, AT(vault.master_key), .def = "", .may_be_empty = true,
+     .help = "Encrypts conversations and signing secrets in the database: 64 hex digits or base64 "
+             "of 32 bytes, as from openssl rand -hex 32; several are separated by commas, the "
+             "first one seals, all of them open."},
+    {.name = "vault.master_key_file", .kind = SET_STRING, AT(vault.master_key_file), .def = "",
+     .may_be_empty = true,
+     .help = "File with the master keys instead, one per line; # begins a comment."},
+
     {.name = "session.ttl", .kind = SET_SECONDS, AT(session.ttl), RANGE(1, 3650 * DAY),
      .def = "3600", .help = "A session is forgotten this long after its last use."},
     {.name = "session.max_bytes", .kind = SET_BYTES, AT(session.max_bytes), RANGE(1024, GIB),
      .def = "8388608", .help = "Largest stored conversation; above it, 413."},
+    {.name = "session.max_messages", .kind = SET_INT, AT(session.max_messages),
+     RANGE(0, 1000000), .def = "1000",
+     .help = "Messages of a stored conversation; a session that has so many takes no further turn "
+             "(413). 0 is no limit."},
+
+    {.name = "auth.max_failures", .kind = SET_INT, AT(auth.max_failures), RANGE(0, 1000000),
+     .def = "20",
+     .help = "Wrong keys and signatures per minute and client address (IPv6: /64); more get 429, "
+             "while keys already known from there go on working; 0 is no limit."},
+    {.name = "auth.signature_window", .kind = SET_SECONDS, AT(auth.signature_window),
+     RANGE(1, 3600), .def = "300",
+     .help = "How far the time of a signed request may be away from the server's."},
 
     {.name = "keys.requests_per_minute", .kind = SET_INT, AT(keys.requests_per_minute),
      RANGE(UNLIMITED, MANY), .def = "10",

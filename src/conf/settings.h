@@ -68,9 +68,8 @@ void setting_release(const struct setting *s, struct conf *conf);
 
 /* check.c: rules of single texts. */
 setting_check_fn check_listen, check_database_url, check_redis_url, check_redis_prefix,
-    check_timezone, check_base_url, check_token, check_model_patterns, check_aliases, check_pass_env,
-    check_uids,
-    check_tools;
+    check_timezone, check_base_url, check_token, check_model_patterns, check_aliases,
+    check_pass_env, check_uids, check_tools, check_networks;
 
 /* conf.c: one load. */
 enum origin_kind { ORIGIN_DEFAULT, ORIGIN_FILE, ORIGIN_ENV };

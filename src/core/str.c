@@ -131,6 +131,14 @@ bool str_is_utf8(struct str s)
     return true;
 }
 
+void str_end_utf8(char *s)
+{
+    size_t len = strlen(s), i = 0, n;
+    while (i < len && (n = utf8_seq((const unsigned char *)s + i, len - i)) > 0)
+        i += n;
+    s[i] = '\0';
+}
+
 char *str_dup(struct str s)
 {
     return x_strndup(s.p, s.len);

@@ -38,6 +38,9 @@ bool str_to_u64(struct str s, uint64_t *ret_value);
 bool str_glob(const char *pattern, struct str s);
 /* Valid UTF-8 without surrogates and overlong forms? */
 bool str_is_utf8(struct str s);
+/* Ends s where its valid UTF-8 ends: for text that was cut to a size, perhaps inside a character.
+ */
+void str_end_utf8(char *s);
 char *str_dup(struct str s); /* owned, NUL-terminated */
 
 #endif

@@ -18,7 +18,7 @@ struct op {
     bool started, in_tx; /* SQLite: group.c */
     bool alone;          /* PostgreSQL: its group had to be undone, it runs by itself now */
     int repeats;         /* PostgreSQL: how often it was tried again */
-    int64_t since;       /* PostgreSQL: mono ms, when it began to wait */
+    int64_t born, since; /* PostgreSQL: mono ms, when it was submitted and began to wait (again) */
     size_t count;
     struct db_stmt stmts[]; /* parameters and their texts follow in the same allocation */
 };

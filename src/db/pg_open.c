@@ -19,17 +19,33 @@ static void free_info(PQconninfoOption **info)
     PQconninfoFree(*info);
 }
 
+/* A special character that was not written as %XX puts a part of the password here, and libpq's
+ * errors name ports and hosts. */
+static bool looks_misread(const PQconninfoOption *info)
+{
+    for (; info->keyword; info++) {
+        const char *v = info->val ? info->val : "";
+        if (strcmp(info->keyword, "port") == 0 && v[strspn(v, "0123456789,")])
+            return true;
+        bool is_host = strcmp(info->keyword, "host") == 0 || strcmp(info->keyword, "hostaddr") == 0;
+        if (is_host && v[0] != '/' && strpbrk(v, "@?# "))
+            return true;
+    }
+    return false;
+}
+
 /* What libpq says of a URL that it cannot read may hold the password. */
 static int check_url(const char *url, struct err *err)
 {
     char *why = NULL;
     AUTO(free_info) PQconninfoOption *info = PQconninfoParse(url, &why);
     PQfreemem(why);
-    return info ? 0
-                : err_set(err, ERR_CONFIG,
-                          "the database URL must have the form "
-                          "postgres://user:password@host:port/database?option=value, with special "
-                          "characters written as %%XX");
+    return info && !looks_misread(info)
+               ? 0
+               : err_set(err, ERR_CONFIG,
+                         "the database URL must have the form "
+                         "postgres://user:password@host:port/database?option=value, with special "
+                         "characters written as %%XX");
 }
 
 /* Warnings ("there is already a transaction") would go to standard error. */
@@ -148,7 +164,10 @@ static int migrate_locked(PGconn *pq, const struct db_migration *list, size_t co
              "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; "
              "SELECT pg_advisory_xact_lock(%lld)",
              (long long)MIGRATE_LOCK);
-    return run(pq, lock, err) != 0 ? -1 : migrate_apply(&target, list, count, err);
+    if (run(pq, lock, err) != 0 ||
+        run(pq, "SET LOCAL lock_timeout = '10s'", err) != 0) /* running servers wait behind us */
+        return -1;
+    return migrate_apply(&target, list, count, err);
 }
 
 int pg_migrate(PGconn *pq, const struct db_migration *list, size_t count, struct err *err)

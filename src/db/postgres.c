@@ -10,7 +10,9 @@
  * answered it takes no work.
  *
  * Connecting happens on a thread (pg_open.c says why) and is repeated with growing pauses. While
- * no connection is up, operations wait for one up to the connect time-out and then fail. When a
+ * no connection is up, operations wait for one up to the connect time-out and then fail; while all
+ * are busy, up to the time-outs of connecting and of a statement together, so that a table that
+ * somebody has locked does not hold up everything else for ever. When a
  * connection is lost, the operations it had in flight fail, except for single reads: those are
  * sent once more, because the usual cause is that the server was restarted. */
 #include "db/driver.h"
@@ -203,14 +205,16 @@ static void start_soon(struct pg_db *db)
 static int64_t deadline_of(const struct pg_db *db, const struct op *op)
 {
     int64_t since = op->since > db->away_since ? op->since : db->away_since;
-    return since + db->connect_ms;
+    int64_t away = since + db->connect_ms, busy = op->born + db->connect_ms + db->query_ms;
+    return db->away_since && away < busy ? away : busy;
 }
 
 static void fail_waiting(struct pg_db *db, bool all)
 {
     struct err err;
     int64_t now = clock_mono_ms();
-    err_set(&err, ERR_UNAVAILABLE, "database: there is no connection");
+    err_set(&err, ERR_UNAVAILABLE, "database: %s",
+            all || db->away_since ? "there is no connection" : "all connections are busy");
     for (size_t n = db->queue.len; n && db->queue.len; n--) {
         struct op *op = container_of(list_first(&db->queue), struct op, node);
         if (!all && deadline_of(db, op) > now)
@@ -222,7 +226,7 @@ static void fail_waiting(struct pg_db *db, bool all)
 
 static void set_expire(struct pg_db *db)
 {
-    if (!db->away_since || !db->queue.len || db->closing) {
+    if (!db->queue.len || db->closing) {
         timer_stop(&db->expire);
         return;
     }
@@ -234,8 +238,7 @@ static void set_expire(struct pg_db *db)
 static void on_expire(void *obj)
 {
     struct pg_db *db = OBJ(obj, struct pg_db, PG_TAG);
-    if (db->away_since)
-        fail_waiting(db, false);
+    fail_waiting(db, false);
     set_expire(db);
 }
 
@@ -462,7 +465,7 @@ static struct op *submit(struct pg_db *db, const struct db_stmt *stmts, size_t c
     if (refused(db, op, &err))
         return refuse(db, op, &err);
     db->bytes += op->size;
-    op->since = clock_mono_ms();
+    op->born = op->since = clock_mono_ms();
     /* Without a statement there is nothing to do: told with those that are refused. */
     list_push_back(count ? &db->queue : &db->refused, &op->node);
     return op;

@@ -3,48 +3,132 @@
  * The route table's scope column decides; handlers never check credentials themselves. */
 #include "gateway/gateway.h"
 
+#include "metrics/metrics.h"
+
 #include <arpa/inet.h>
 #include <sodium.h>
 
-struct pending {
-    struct http_req *req;
+/* A request on its way to its handler: its key is verified, then its signature. The parts may
+ * answer at once, inside the call that asks them: `inside` is set while that runs. */
+struct access {
+    struct gateway *g;
+    struct http_req *req; /* NULL: answered, or the client has left */
+    struct str presented; /* borrowed from the headers */
+    struct auth_key *key;
     struct auth_check *check;
-    bool answered;
+    struct signed_check *signature;
+    bool inside;
 };
+
+static struct metric failures_total = {.name = "claudegate_auth_failures_total",
+                                       .help = "Requests with a wrong key or signature.",
+                                       .type = METRIC_COUNTER,
+                                       .labels = {"what"}};
+static struct metric throttled_total = {
+    .name = "claudegate_auth_throttled_total",
+    .help = "Requests refused unseen, because their address has had too many wrong keys.",
+    .type = METRIC_COUNTER};
 
 static void key_unref(void *k)
 {
     auth_key_unref(k);
 }
 
+static void access_free(struct access *a)
+{
+    auth_key_unref(a->key);
+    free(a);
+}
+
 static void on_gone(void *ctx)
 {
-    struct pending *p = ctx;
-    if (p->check)
-        auth_cancel(p->check);
-    free(p);
+    struct access *a = ctx;
+    auth_cancel(a->check);
+    gateway_cancel_signature(a->signature);
+    access_free(a);
+}
+
+/* The request is handed on or answered: this is over. */
+static struct http_req *leave(struct access *a)
+{
+    struct http_req *req = TAKE_PTR(a->req);
+    http_req_on_gone(req, NULL, NULL);
+    if (!a->inside)
+        access_free(a);
+    return req;
+}
+
+static void refuse(struct access *a, const struct err *err)
+{
+    struct http_req *req = leave(a);
+    if (err->code == ERR_UNAUTHENTICATED)
+        http_set_header(req, "WWW-Authenticate", "Bearer");
+    http_reply_error(req, err);
+}
+
+static void failed(const struct access *a, const char *what)
+{
+    char client[GATEWAY_CLIENT_SIZE];
+    metric_add(&failures_total, 1, what);
+    throttle_failed(a->g->throttle, gateway_client(a->g, a->req, client));
+}
+
+static void on_signature(void *ctx, const struct err *err)
+{
+    struct access *a = ctx;
+    a->signature = NULL;
+    if (err) {
+        if (err->code == ERR_UNAUTHENTICATED)
+            failed(a, "signature");
+        refuse(a, err);
+        return;
+    }
+    struct auth_key *k = TAKE_PTR(a->key);
+    struct http_req *req = leave(a);
+    http_req_set_data(req, k, key_unref);
+    http_req_proceed(req);
 }
 
 static void on_verified(void *ctx, struct auth_key *k, const struct err *err)
 {
-    struct pending *p = ctx;
-    struct http_req *req = p->req;
-    bool async = p->check != NULL;
-    p->answered = true;
-    if (async) {
-        http_req_on_gone(req, NULL, NULL);
-        free(p);
-    }
+    struct access *a = ctx;
+    a->check = NULL;
     if (err) {
-        if (err->code == ERR_UNAUTHENTICATED)
-            http_set_header(req, "WWW-Authenticate", "Bearer");
-        http_reply_error(req, err);
+        /* A right secret of a key that has ended is no guess. */
+        if (err->code == ERR_UNAUTHENTICATED && !auth_remembers(a->g->auth, a->presented))
+            failed(a, "key");
+        refuse(a, err);
         return;
     }
     auth_key_ref(k);
-    http_req_set_data(req, k, key_unref);
-    http_req_set_key_id(req, k->key.public_id);
-    http_req_proceed(req);
+    a->key = k;
+    http_req_set_key_id(a->req, k->key.public_id);
+    bool was_inside = a->inside;
+    a->inside = true;
+    struct signed_check *check = gateway_check_signature(a->g, a->req, &k->key, on_signature, a);
+    a->inside = was_inside;
+    if (a->req) {
+        a->signature = check;
+    } else if (!was_inside) { /* answered, and nobody has it any more */
+        access_free(a);
+    }
+}
+
+/* An address that has tried too much waits, but not for keys that are known to be good: it may be
+ * shared by many. */
+static int check_throttle(struct gateway *g, const struct http_req *req, struct str presented,
+                          struct err *err)
+{
+    char client[GATEWAY_CLIENT_SIZE];
+    int64_t wait = throttle_wait_ms(g->throttle, gateway_client(g, req, client));
+    if (wait == 0 || auth_remembers(g->auth, presented))
+        return 0;
+    metric_add(&throttled_total, 1);
+    int seconds = (int)((wait + 999) / 1000);
+    err_set(err, ERR_RATE_LIMITED,
+            "Too many wrong API keys came from this address; try again in %d s", seconds);
+    err->retry_after_s = seconds;
+    return -1;
 }
 
 static void authorise_key(struct gateway *g, struct http_req *req)
@@ -57,15 +141,20 @@ static void authorise_key(struct gateway *g, struct http_req *req)
         http_reply_error(req, &err);
         return;
     }
-    struct pending *p = x_calloc(1, sizeof(*p));
-    p->req = req;
-    struct auth_check *check = auth_verify(g->auth, presented, on_verified, p);
-    if (p->answered) {
-        free(p);
+    if (check_throttle(g, req, presented, &err) != 0) {
+        http_reply_error(req, &err);
         return;
     }
-    p->check = check;
-    http_req_on_gone(req, on_gone, p);
+    struct access *a = x_calloc(1, sizeof(*a));
+    *a = (struct access){.g = g, .req = req, .presented = presented, .inside = true};
+    struct auth_check *check = auth_verify(g->auth, presented, on_verified, a);
+    a->inside = false;
+    if (!a->req) {
+        access_free(a);
+        return;
+    }
+    a->check = check;
+    http_req_on_gone(req, on_gone, a);
 }
 
 static bool is_loopback(const char *address)
@@ -175,6 +264,11 @@ int gateway_check_permissions(const struct api_key *key, struct chat_request *r,
     if (r->stream && !perm->allow_streaming) {
         err_set(err, ERR_FORBIDDEN, "stream: this key may not stream");
         snprintf(err->field, sizeof(err->field), "stream");
+        return -1;
+    }
+    if (r->params && json_object_get(r->params, "tools") && !perm->allow_tools) {
+        err_set(err, ERR_FORBIDDEN, "tools: this key may not define tools");
+        snprintf(err->field, sizeof(err->field), "tools");
         return -1;
     }
     int64_t at_least = r->max_tokens ? r->max_tokens : 1;

@@ -4,14 +4,18 @@
 #define CG_GATEWAY_GATEWAY_H
 
 #include "auth/auth.h"
+#include "auth/throttle.h"
 #include "conf/conf.h"
+#include "conf/networks.h"
 #include "http/http.h"
 #include "limit/inflight.h"
 #include "limit/journal.h"
 #include "limit/limit.h"
 #include "pool/pool.h"
+#include "price/price.h"
 #include "session/session.h"
 #include "session/workspace.h"
+#include "vault/vault.h"
 
 /* What every handler gets as its ctx; built once by app.c, all parts borrowed. */
 struct gateway {
@@ -20,10 +24,14 @@ struct gateway {
     const struct conf *conf;
     struct db *db;
     struct auth *auth;
+    struct throttle *throttle;
+    struct networks *proxies; /* server.trusted_proxies */
     struct shared *shared;
+    struct vault *vault; /* seals nothing without a master key */
     struct limits *limits;
     struct journal *journal;
     struct inflight *inflight;
+    struct prices *prices;
     struct sessions *sessions;
     struct pool *pool;
     struct upstream *upstream;
@@ -41,8 +49,11 @@ struct gateway {
     const char *cli_version;
     int64_t started_wall_ms;
     bool draining, aborted;
-    bool restoring, restore_again; /* the limits */
-    void (*idle)(void *ctx);       /* when draining: the last job has settled */
+    struct restore *restoring; /* the limits */
+    bool restore_again;
+    bool restore_soon;       /* Redis has just come back */
+    bool restore_failed;     /* the last time; it was logged */
+    void (*idle)(void *ctx); /* when draining: the last job has settled */
     void *idle_ctx;
 };
 #define GATEWAY_TAG TAG4('G', 'A', 'T', 'E')
@@ -95,9 +106,6 @@ struct dialect {
     void (*fail)(struct job *job, const struct err *err);
 };
 
-/* limit_headers.c: for the reply, in the dialect of its route. */
-void gateway_set_limit_headers(struct http_req *http, const struct limit_views *views);
-
 /* Around everything else: keep-alives of silent streams; limits told anew when Redis is back. */
 void gateway_start(struct gateway *g);
 void gateway_stop(struct gateway *g);
@@ -105,9 +113,15 @@ void gateway_stop(struct gateway *g);
 /* restore.c: the limits learn what the database knows of the day, the journal's rows included.
  * done(ctx, err) runs once, later; NULL is fine. */
 void gateway_restore_limits(struct gateway *g, store_done_fn *done, void *ctx);
+/* limit_headers.c: what is left, as headers of the reply in the words of its dialect. */
+void gateway_limit_headers(struct http_req *http, const struct limit_views *views);
+
 /* From now on, whenever Redis has come back. */
 void gateway_watch_shared(struct gateway *g);
 void gateway_unwatch_shared(struct gateway *g);
+
+/* session_events.c: from now on workers and workspaces follow what becomes of sessions. */
+void gateway_watch_sessions(struct gateway *g);
 
 /* Takes req_take over. Answers, now or later, through the dialect or with an HTTP error. */
 void gateway_submit(struct gateway *g, struct http_req *http, struct chat_request *req_take,
@@ -123,8 +137,31 @@ void gateway_drain(struct gateway *g, void (*idle)(void *ctx), void *ctx);
 /* The deadline has passed: interrupts what still runs. */
 void gateway_abort(struct gateway *g);
 
+/* --- cost.c: what turns cost, and whether that can be written down ------------------------- */
+/* Sets the row's cost, by the model that answered ("": the one that was asked). */
+void gateway_price(const struct gateway *g, struct usage_row *row, const char *answered);
+/* At most, as far as is known; 0 = unknown. ERR_FORBIDDEN: the key has a limit of cost, and the
+ * model (NULL: not known yet) no price. */
+MUST_USE int gateway_estimate_cost(const struct gateway *g, const struct api_key *key,
+                                   const char *model, int64_t input_tokens, int64_t max_tokens,
+                                   int64_t *ret_nano, struct err *err);
+/* ERR_UNAVAILABLE: the journal's disk is full, and the policy is to refuse. */
+MUST_USE int gateway_check_journal(const struct gateway *g, struct err *err);
+
 /* --- access.c: who may reach a route (for http_opts.authorise) ---------------------------- */
 http_authorise_fn gateway_authorise;
+/* client.c: the address of the client, behind trusted proxies too; "unix". Returns out. */
+#define GATEWAY_CLIENT_SIZE 64
+const char *gateway_client(const struct gateway *g, const struct http_req *req,
+                           char out[GATEWAY_CLIENT_SIZE]);
+/* signed.c: is the request signed, if it must be, and rightly so, if it is? done() runs once, now
+ * or later, unless cancelled; NULL = already done. */
+struct signed_check;
+typedef void signed_done_fn(void *ctx, const struct err *err);
+struct signed_check *gateway_check_signature(struct gateway *g, struct http_req *req,
+                                             const struct api_key *key, signed_done_fn *done,
+                                             void *ctx);
+void gateway_cancel_signature(struct signed_check *check); /* NULL is fine */
 /* The caller's key, on a SCOPE_KEY route. */
 struct auth_key *gateway_key(const struct http_req *req);
 MUST_USE int gateway_check_model(const struct api_key *key, const char *model, struct err *err);

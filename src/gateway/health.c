@@ -29,6 +29,9 @@ static const char *not_ready_reason(const struct gateway *g, const struct pool_s
         return "draining";
     if (s->start_failures_in_row > 0 && s->spare + s->idle + s->busy == 0)
         return "no claude process can be started";
+    if (journal_disk_is_full(g->journal) &&
+        g->conf->usage.when_disk_is_full == CONF_DISK_FULL_REFUSE)
+        return "the disk of the usage journal is full";
     if (!s->ready_once && g->conf->pool.min_spare > 0)
         return "the first claude process is starting";
     return NULL;
@@ -60,7 +63,8 @@ void gateway_readyz(struct http_req *req, void *ctx)
         (long long)s.start_failures_in_row, (long long)s.breaker_open_ms,
         journal_pending(g->journal), pool_history_name(s.history));
     buf_json_str(&b, str_c(sandbox_status(g->sandbox)->summary));
-    buf_printf(&b, ",\"redis\":\"%s\"", redis_state(g->shared));
+    buf_printf(&b, ",\"redis\":\"%s\",\"usageJournal\":\"%s\"", redis_state(g->shared),
+               journal_disk_is_full(g->journal) ? "disk full" : "ok");
     buf_addc(&b, '}');
     http_reply_json(req, reason ? 503 : 200, &b);
     buf_release(&b);

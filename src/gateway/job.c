@@ -44,6 +44,7 @@ struct job {
     bool began; /* and so is the dialect's beginning */
     struct limit_ticket ticket;
     int64_t input_estimate; /* tokens of what is asked, before upstream says how many */
+    int64_t cost_estimate;  /* nano-USD of that and of the longest answer; 0 = unknown */
     struct session *session;
     uint64_t revision; /* the session's, once this turn is in it */
     struct turn *turn;
@@ -53,6 +54,7 @@ struct job {
     struct cli_message message;
     struct usage_row usage;
     size_t slot;                           /* of the running turns' file */
+    char answered[100];                    /* the model that answered, as upstream said */
     int64_t text_bytes;                    /* of the answer so far */
     bool measured;                         /* upstream has said how large the input was */
     int64_t start_us, first_us, last_us;   /* last: of the latest event or keep-alive */
@@ -204,6 +206,8 @@ static void note_progress(struct job *j, const json_t *event)
         if (!j->measured) /* what stood there was an estimate */
             u->input_tokens = u->cache_creation_tokens = u->cache_read_tokens = 0;
         j->measured = true;
+        struct str model = json_get_str(json_object_get(event, "message"), "model");
+        snprintf(j->answered, sizeof(j->answered), "%.*s", (int)model.len, model.p ? model.p : "");
         u->input_tokens += json_get_int(usage, "input_tokens", 0);
         u->cache_creation_tokens += json_get_int(usage, "cache_creation_input_tokens", 0);
         u->cache_read_tokens += json_get_int(usage, "cache_read_input_tokens", 0);
@@ -235,7 +239,10 @@ static void settle(struct job *j, const struct err *err)
     u->status_code = err ? err_status(err) : 200;
     if (err)
         snprintf(u->error, sizeof(u->error), "%s: %s", err_info(err->code)->name, err->msg);
-    limit_settle(g->limits, &j->ticket, usage_counted_tokens(u), 0);
+    str_end_utf8(u->error); /* it may have been cut, and PostgreSQL takes whole characters only */
+    gateway_price(g, u, j->answered);
+    int64_t cost = u->cost_nano < 0 ? 0 : u->cost_nano;
+    limit_settle(g->limits, &j->ticket, usage_counted_tokens(u), cost);
     if (j->http)
         http_req_set_logged(j->http);
     write_usage(j);
@@ -275,6 +282,8 @@ static void take_result(struct job *j, const struct turn_result *r)
     u->estimated = r->estimated;
     u->upstream_calls = r->upstream_calls;
     u->retries = r->retries;
+    if (r->message && !j->answered[0])
+        snprintf(j->answered, sizeof(j->answered), "%s", r->message->model);
     bool unknown_input = u->input_tokens + u->cache_creation_tokens + u->cache_read_tokens == 0;
     if (r->estimated && r->upstream_calls > 0 && unknown_input) /* cut before upstream told */
         u->input_tokens = j->input_estimate;
@@ -295,8 +304,10 @@ static void succeed(struct job *j)
 static void on_saved(void *ctx, const struct err *err)
 {
     struct job *j = OBJ(ctx, struct job, JOB_TAG);
-    (void)err; /* logged by the session module; the answer itself is good */
-    succeed(j);
+    if (err && err->code == ERR_SESSION_BUSY) /* the session does not have this turn */
+        fail(j, err);
+    else /* another one is logged by the session module, which goes on trying */
+        succeed(j);
 }
 
 static void save_session(struct job *j)
@@ -484,6 +495,7 @@ void gateway_start(struct gateway *g)
     timer_init(&g->keepalive, g->loop, on_keepalive, g);
     timer_set(&g->keepalive, g->conf->server.keepalive_ms / KEEPALIVE_LOOKS);
     gateway_watch_shared(g);
+    gateway_watch_sessions(g);
 }
 
 void gateway_stop(struct gateway *g)
@@ -520,7 +532,7 @@ static int adopt_session(struct job *j, struct err *err)
 {
     struct session *s = j->session;
     snprintf(j->usage.session_id, sizeof(j->usage.session_id), "%s", s->id);
-    if (adopt_profile(j, err) != 0)
+    if (adopt_profile(j, err) != 0 || session_check_room(s, j->req->content, err) != 0)
         return -1;
     if (!j->req->system)
         j->req->system = json_incref(s->system);
@@ -585,6 +597,8 @@ static int check_request(struct job *j, struct err *err)
     struct chat_request *r = j->req;
     if (j->g->draining)
         return err_set(err, ERR_SHUTTING_DOWN, "The server is shutting down");
+    if (gateway_check_journal(j->g, err) != 0)
+        return -1;
     if (!r->model && !r->session_id[0])
         set_model(j, j->g->conf->claude.model);
     if (gateway_check_permissions(&j->key->key, r, err) != 0 ||
@@ -594,7 +608,8 @@ static int check_request(struct job *j, struct err *err)
     j->input_estimate = estimate_tokens(r->content) + estimate_tokens(r->history) +
                         estimate_tokens(r->system) +
                         estimate_tokens(json_object_get(r->params, "tools"));
-    return 0;
+    return gateway_estimate_cost(j->g, &j->key->key, r->model, j->input_estimate, r->max_tokens,
+                                 &j->cost_estimate, err);
 }
 
 static void turn_away(struct job *j, const struct err *err)
@@ -610,7 +625,7 @@ static void on_limits(void *ctx, const struct limit_views *views, const struct e
 {
     struct job *j = OBJ(ctx, struct job, JOB_TAG);
     struct err why;
-    gateway_set_limit_headers(j->http, views);
+    gateway_limit_headers(j->http, views);
     if (err) {
         turn_away(j, err);
         return;
@@ -623,6 +638,16 @@ static void on_limits(void *ctx, const struct limit_views *views, const struct e
     }
     err_set(&why, ERR_SHUTTING_DOWN, "The server is shutting down");
     fail(j, &why);
+}
+
+/* Whoever keeps the limits may hang; nobody waits for that at the end. */
+static void stop_admitting(struct job *j, const struct err *err)
+{
+    struct http_req *http = TAKE_PTR(j->http);
+    limit_cancel(j->g->limits, &j->ticket);
+    http_req_on_gone(http, NULL, NULL);
+    http_reply_error(http, err);
+    leave(j);
 }
 
 static void on_client_gone(void *ctx)
@@ -664,6 +689,7 @@ static struct job *new_job(struct gateway *g, struct http_req *http, struct chat
     snprintf(u->method, sizeof(u->method), "%s", http_req_method(http));
     snprintf(u->model, sizeof(u->model), "%s", req->model ? req->model : "");
     u->timestamp = clock_wall_ms();
+    u->cost_nano = PRICE_UNKNOWN;
     const char *client_id = http_req_client_id(http);
     snprintf(j->peer, sizeof(j->peer), "%s", http_req_peer(http));
     snprintf(j->client_request_id, sizeof(j->client_request_id), "%s", client_id ? client_id : "");
@@ -681,7 +707,8 @@ void gateway_submit(struct gateway *g, struct http_req *http, struct chat_reques
         destroy(j);
         return;
     }
-    struct limit_need need = {.tokens = j->input_estimate + j->req->max_tokens};
+    struct limit_need need = {.tokens = j->input_estimate + j->req->max_tokens,
+                              .cost = j->cost_estimate};
     list_push_back(&g->jobs, &j->node);
     http_req_on_gone(http, on_client_gone, j);
     set_state(j, JOB_ADMITTING);
@@ -705,7 +732,9 @@ void gateway_abort(struct gateway *g)
     LIST_EACH(&g->jobs, n)
     {
         struct job *j = container_of(n, struct job, node);
-        if (j->turn)
+        if (j->state == JOB_ADMITTING)
+            stop_admitting(j, &err);
+        else if (j->turn)
             turn_cancel(j->turn, &err);
     }
 }

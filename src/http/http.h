@@ -83,8 +83,13 @@ enum http_dialect http_req_dialect(const struct http_req *req);
 /* For a route that speaks more than one: how its errors look from now on. */
 void http_req_set_dialect(struct http_req *req, enum http_dialect dialect);
 const char *http_req_header(const struct http_req *req, const char *name); /* NULL when absent */
-const char *http_req_param(const struct http_req *req, const char *name);  /* of the pattern */
-const char *http_req_query(const struct http_req *req, const char *name);  /* decoded, or NULL */
+/* All lines of that name, joined by ", " as RFC 9110 says; false when absent or over out's limit.
+ */
+bool http_req_header_all(const struct http_req *req, const char *name, struct buf *out);
+/* Path and query as they stand in the request line. */
+const char *http_req_target(const struct http_req *req);
+const char *http_req_param(const struct http_req *req, const char *name); /* of the pattern */
+const char *http_req_query(const struct http_req *req, const char *name); /* decoded, or NULL */
 /* Contiguous, borrowed until the request ends or http_req_drop_body(). */
 struct str http_req_body(struct http_req *req);
 void http_req_drop_body(struct http_req *req);         /* frees the memory early */
@@ -112,8 +117,9 @@ void http_req_on_gone(struct http_req *req, http_gone_fn *fn, void *ctx);
 void http_set_header(struct http_req *req, const char *name, const char *value);
 void http_reply(struct http_req *req, int status, const char *content_type, struct str body);
 void http_reply_json(struct http_req *req, int status, const struct buf *body);
-/* In the dialect of the request's route; sets Retry-After from err->retry_after_s. Logs errors
- * that are our or upstream's fault, with the message the client may not see. */
+/* In the dialect of the request's route; sets Retry-After from err->retry_after_s, and for
+ * ERR_QUOTA "x-should-retry: false". Logs errors that are our or upstream's fault, with the message
+ * the client may not see. */
 void http_reply_error(struct http_req *req, const struct err *err);
 /* The same body, for errors inside a stream: native {"success":false,"error":...,"code":...,
  * "requestId":...}. */

@@ -127,6 +127,8 @@ void http_reply_error(struct http_req *req, const struct err *err)
         snprintf(seconds, sizeof(seconds), "%d", err->retry_after_s);
         http_set_header(req, "Retry-After", seconds);
     }
+    if (err->code == ERR_QUOTA) /* the official SDKs would try again all the same */
+        http_set_header(req, "x-should-retry", "false");
     observe_fault(req, err);
     http_reply(req, http_error_status(req->dialect, err), JSON_TYPE, buf_str(&body));
 }

@@ -248,6 +248,25 @@ const char *http_req_header(const struct http_req *req, const char *name)
     return value ? value + strspn(value, " \t") : NULL;
 }
 
+bool http_req_header_all(const struct http_req *req, const char *name, struct buf *out)
+{
+    struct evkeyvalq *headers = evhttp_request_get_input_headers(req->ev);
+    bool found = false;
+    for (struct evkeyval *kv = headers->tqh_first; kv; kv = kv->next.tqe_next) {
+        if (!str_ieq_c(str_c(kv->key), name))
+            continue;
+        buf_adds(out, found ? ", " : "");
+        buf_addstr(out, str_trim(str_c(kv->value)));
+        found = true;
+    }
+    return found && buf_ok(out);
+}
+
+const char *http_req_target(const struct http_req *req)
+{
+    return evhttp_request_get_uri(req->ev);
+}
+
 const char *http_req_param(const struct http_req *req, const char *name)
 {
     for (size_t i = 0; i < req->param_count; i++) {

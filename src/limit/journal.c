@@ -14,11 +14,12 @@
 #include "limit/journal.h"
 
 #include "core/log.h"
-#include "limit/segment.h"
+#include "limit/journal_disk.h"
 #include "metrics/metrics.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <unistd.h>
 
 #define JOURNAL_TAG TAG4('J', 'R', 'N', 'L')
@@ -79,6 +80,7 @@ struct journal {
     struct sending *sending;
     struct list dirty; /* segments to fdatasync */
     bool syncing, any_unsaved;
+    struct journal_disk disk;
     size_t pending, in_memory; /* rows */
     int64_t retry_ms;          /* 0: the last try went well */
     struct list flushes;
@@ -270,18 +272,23 @@ static bool save_segment(struct journal *j, struct segment *seg)
     return true;
 }
 
-static void save_unsaved(struct journal *j)
+/* True: nothing is left that stands in memory only. */
+static bool save_unsaved(void *ctx)
 {
-    bool saved = !j->active || save_segment(j, j->active);
+    struct journal *j = OBJ(ctx, struct journal, JOURNAL_TAG);
     if (!j->any_unsaved)
-        return;
+        return true;
+    bool saved = !j->active || save_segment(j, j->active);
     LIST_EACH(&j->closed, n)
     {
         if (!saved)
-            return; /* the disk is still full */
+            return false; /* the disk is still full */
         saved = save_segment(j, container_of(n, struct segment, node));
     }
+    if (j->sending && j->sending->seg->unsaved)
+        return false; /* on its way to the database */
     j->any_unsaved = !saved;
+    return saved;
 }
 
 static void failed(struct journal *j, struct segment *seg, const struct err *err)
@@ -308,10 +315,9 @@ static void drop_taken(struct journal *j, const struct sending *s)
 {
     struct segment *seg = s->seg;
     size_t kept = 0, taken = seg->count - s->refused_count;
-    for (size_t i = 0; i < seg->count; i++) {
+    for (size_t i = 0; i < seg->count; i++)
         if (s->refused[i])
             seg->rows[kept++] = seg->rows[i];
-    }
     seg->count = kept;
     j->pending -= taken;
     j->in_memory -= taken;
@@ -358,7 +364,7 @@ static void rows_done(struct journal *j, struct sending *s)
 {
     struct segment *seg = s->seg;
     if (s->refused_count == seg->count && !seg->blamed) {
-        usage_sums_since(j->db, INT64_MAX, probe_done, s);
+        usage_sums_since(j->db, INT64_MAX, INT64_MAX, probe_done, s);
         return;
     }
     j->sending = NULL;
@@ -623,7 +629,9 @@ static int write_row(struct journal *j, struct segment *seg, const struct usage_
     buf_clear(&j->line);
     journal_row_write(&j->line, row);
     BUG_ON(!buf_ok(&j->line));
-    if (segment_write(seg, buf_str(&j->line), err) != 0)
+    if (segment_write(seg, buf_str(&j->line), err) != 0 &&
+        (!journal_disk_refused(&j->disk, err) || seg->torn ||
+         segment_write(seg, buf_str(&j->line), err) != 0))
         return -1;
     mark_dirty(j, seg);
     return 0;
@@ -664,6 +672,11 @@ int journal_append(struct journal *j, const struct usage_row *row, struct err *e
     return rc;
 }
 
+bool journal_disk_is_full(const struct journal *j)
+{
+    return j->disk.full;
+}
+
 size_t journal_pending(const struct journal *j)
 {
     return j->pending;
@@ -695,8 +708,7 @@ static int find_segments(struct journal *j, struct err *err)
 
 static void set_pending_gauge(void *ctx)
 {
-    struct journal *j = OBJ(ctx, struct journal, JOURNAL_TAG);
-    metric_set(&m_pending, (double)j->pending);
+    metric_set(&m_pending, (double)journal_pending(OBJ(ctx, struct journal, JOURNAL_TAG)));
 }
 
 struct journal *journal_open(struct loop *loop, struct db *db, const char *dir, struct err *err)
@@ -716,6 +728,8 @@ struct journal *journal_open(struct loop *loop, struct db *db, const char *dir, 
         journal_close(j);
         return NULL;
     }
+    signal(SIGXFSZ, SIG_IGN); /* a limit of file sizes is an error like a full disk */
+    journal_disk_open(&j->disk, loop, &j->dir, save_unsaved, j);
     j->work = work_new(loop, "journal", 1);
     metric_register(&m_pending);
     metric_register(&m_dropped);
@@ -777,6 +791,7 @@ void journal_close(struct journal *j)
     timer_release(&j->next_try);
     timer_release(&j->sync);
     timer_release(&j->notify);
+    journal_disk_close(&j->disk);
     segment_dir_close(&j->dir);
     buf_release(&j->line);
     j->tag = 0;

@@ -19,6 +19,9 @@ struct journal *journal_open(struct loop *loop, struct db *db, const char *dir, 
 /* -1 when the disk refused it: the caller must say so loudly, the request was already answered.
  * The row still goes to the database from memory, unless the message says that it is lost. */
 MUST_USE int journal_append(struct journal *j, const struct usage_row *row, struct err *err);
+/* A write was refused, and none has succeeded since with room to spare: better accept no work that
+ * would have to be written down. Looked at every second; logged, and a metric. */
+bool journal_disk_is_full(const struct journal *j);
 size_t journal_pending(const struct journal *j); /* rows not yet in the database */
 /* done, on a later turn, when everything appended so far is in the database; tries at once even
  * when backing off from a failure. journal_close() ends it with ERR_SHUTTING_DOWN. */

@@ -42,6 +42,7 @@ static const struct column columns[] = {
     COL(ttft_ms, COL_INT64),
     COL(queue_ms, COL_INT64),
     COL(status_code, COL_INT),
+    COL(cost_nano, COL_INT64),
     COL(error, COL_STR),
 };
 
@@ -111,7 +112,7 @@ static int read_value(const struct column *c, const json_t *v, char *at, struct 
 
 int journal_row_parse(struct str line, struct usage_row *ret_row, struct err *err)
 {
-    struct usage_row row = {0};
+    struct usage_row row = {.cost_nano = -1};
     AUTO(json_unref_p) json_t *j = json_parse(line, err);
     if (!j)
         return -1;

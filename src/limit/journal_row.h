@@ -11,7 +11,7 @@
 /* Appends the line with its newline. */
 void journal_row_write(struct buf *b, const struct usage_row *row);
 /* line without newline. Texts that are too long are cut; unknown names are ignored, names that
- * are absent leave zero (an older or newer version wrote the line). */
+ * are absent leave zero, and the cost unknown (an older or newer version wrote the line). */
 MUST_USE int journal_row_parse(struct str line, struct usage_row *ret_row, struct err *err);
 
 struct journal_file {

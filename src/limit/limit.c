@@ -50,10 +50,11 @@ struct limits {
     uint64_t next;
 };
 
-static struct metric refused_total = {.name = "claudegate_limit_refused_total",
-                                      .help = "Requests refused, by the limit that refused.",
-                                      .type = METRIC_COUNTER,
-                                      .labels = {"limit"}};
+static struct metric decisions_total = {
+    .name = "claudegate_limit_decisions_total",
+    .help = "Requests decided: admitted, refused (by which limit), or unavailable: nobody knew.",
+    .type = METRIC_COUNTER,
+    .labels = {"outcome", "limit"}};
 static struct metric away_total = {
     .name = "claudegate_limit_without_redis_total",
     .help = "Requests decided while Redis was away, by limits.when_redis_is_away.",
@@ -123,7 +124,8 @@ static void know(struct spender *s, enum bucket b, int64_t used, int64_t window_
     s->windows[b] = window_end;
 }
 
-/* What the store will not hear of now: should the local one begin later, it knows. */
+/* What the store has not told yet, and will not if it goes away now: should the local one begin
+ * later, it knows. */
 static void know_more(struct spender *s, const struct limit_hold *h, int64_t tokens, int64_t cost)
 {
     const int64_t more[COUNTERS] = {
@@ -275,6 +277,7 @@ static void answer_refused(struct limit_hold *h, const struct limit_views *views
 
 static void answer_held(struct limit_hold *h, const struct limit_views *views)
 {
+    metric_add(&decisions_total, 1, "admitted", "");
     h->pending = false;
     link_hold(h->l, h);
     h->done(h->ctx, views, NULL);
@@ -287,7 +290,7 @@ static void answer(struct limit_hold *h, const struct shared_taken *taken)
     if (h->look) {
         answer_refused(h, &views, NULL);
     } else if (!taken->admitted) {
-        metric_add(&refused_total, 1, metric_names[h->buckets[taken->refused].which]);
+        metric_add(&decisions_total, 1, "refused", metric_names[h->buckets[taken->refused].which]);
         hold_refused(h, taken, &err);
         answer_refused(h, &views, &err);
     } else {
@@ -324,24 +327,31 @@ static void on_local(void *ctx, const struct shared_taken *taken, const struct e
     answer(h, taken);
 }
 
-/* What is known of the key goes into the local store: its part of what was used, rounded up, and
- * the requests that run. */
-static void move_spender(struct limits *l, struct spender *s)
+/* What is known of the key's use goes to a store: a part of it, rounded up. */
+static void seed_spender(struct limits *l, struct shared *store, const struct spender *s,
+                         int64_t parts)
 {
     struct shared_seed seeds[COUNTERS];
     size_t n = 0;
-    if (s->moved)
-        return;
-    s->moved = true;
     for (int i = 0; i < COUNTERS; i++) {
         const int64_t *window = window_of(l, (enum bucket)i);
         if (s->windows[i] != window[1] || !s->used[i])
             continue;
         seeds[n] = (struct shared_seed){.name = bucket_name((enum bucket)i),
-                                        .at_least = clamp((s->used[i] - 1) / l->parts + 1)};
+                                        .at_least = clamp((s->used[i] - 1) / parts + 1)};
         memcpy(seeds[n++].window, window, sizeof(seeds[0].window));
     }
-    shared_seed(l->local, s->id, seeds, n, NULL, NULL);
+    if (n)
+        shared_seed(store, s->id, seeds, n, NULL, NULL);
+}
+
+/* This server's part, and the requests that run. */
+static void move_spender(struct limits *l, struct spender *s)
+{
+    if (s->moved)
+        return;
+    s->moved = true;
+    seed_spender(l, l->local, s, l->parts);
     renew_holds(l->local, s, FOR_EVER_MS);
 }
 
@@ -364,7 +374,8 @@ static void decide_away(struct limit_hold *h, const struct err *why)
 {
     struct limits *l = h->l;
     struct limit_views unknown = hold_views(h, NULL);
-    metric_add(&away_total, 1, policy_names[l->o.away]);
+    if (!h->look)
+        metric_add(&away_total, 1, policy_names[l->o.away]);
     h->counted = false;
     if (l->o.away == LIMIT_AWAY_SHARE) {
         if (!l->local)
@@ -380,16 +391,28 @@ static void decide_away(struct limit_hold *h, const struct err *why)
         struct err err;
         err_set(&err, ERR_UNAVAILABLE, "limits cannot be checked: %s", why->msg);
         err.retry_after_s = AWAY_S;
+        if (!h->look)
+            metric_add(&decisions_total, 1, "unavailable", "");
         answer_refused(h, &unknown, &err);
     }
+}
+
+static void close_local(struct limits *l)
+{
+    shared_close(TAKE_PTR(l->local));
 }
 
 static void on_store(void *ctx, bool up)
 {
     struct limits *l = OBJ(ctx, struct limits, LIMITS_TAG);
+    struct spender *s, *next;
+    close_local(l); /* also one that a refusing Redis left behind: it knows old times only */
     if (!up)
         return;
-    shared_close(TAKE_PTR(l->local));
+    /* It may come back empty, and the database may be away: what this server knows comes before
+     * anything else is asked of it. The rest is for whoever restores the limits. */
+    HASH_ITER(hh, l->spenders, s, next)
+    seed_spender(l, l->o.shared, s, 1);
     on_renew(l); /* those that began meanwhile are not known there yet */
 }
 
@@ -400,6 +423,8 @@ static void on_taken(void *ctx, const struct shared_taken *taken, const struct e
     struct limit_hold *h = OBJ(ctx, struct limit_hold, HOLD_TAG);
     if (taken)
         note_windows(h, taken);
+    if (taken && h->l) /* it had not gone away, only refused what it was asked: out of memory */
+        close_local(h->l);
     if (!h->ticket) {
         if (h->l && taken && taken->admitted && !h->look)
             give_back(h);
@@ -492,25 +517,44 @@ void limit_settle(struct limits *l, struct limit_ticket *ticket, int64_t tokens,
         shared_adjust(l->local, h->key_id, h->id, uses, count, NULL, NULL);
     if (!h->counted)
         add_use(uses, &count, h, B_REQUESTS, 1);
-    if (h->spender && !shared_is_up(l->o.shared))
+    if (h->spender)
         know_more(h->spender, h, tokens, cost);
     shared_adjust(l->o.shared, h->key_id, h->id, uses, count, NULL, NULL);
     free_hold(h);
 }
 
+/* Requests that run here were counted when they were admitted, but a store that has lost its memory
+ * does not know, and the database will not before they end. */
+static int64_t running_requests(const struct limits *l, const char *api_key_id)
+{
+    const struct spender *s;
+    int64_t count = 0;
+    HASH_FIND_STR(l->spenders, api_key_id, s);
+    if (!s)
+        return 0;
+    LIST_EACH(&s->holds, n)
+    {
+        const struct limit_hold *h = container_of(n, struct limit_hold, node);
+        count += h->counted && h->windows[B_REQUESTS] == l->day[1];
+    }
+    return count;
+}
+
 void limit_restore(struct limits *l, const char *api_key_id, const struct limit_spent *spent)
 {
-    const int64_t all[COUNTERS] = {[B_REQUESTS] = spent->requests,
+    look_at_clock(l);
+    const int64_t running = running_requests(l, api_key_id);
+    const int64_t all[COUNTERS] = {[B_REQUESTS] = spent->requests + running,
                                    [B_TOKENS] = spent->tokens,
                                    [B_DAY_COST] = spent->day_cost,
                                    [B_MONTH_COST] = spent->month_cost};
     struct shared_seed seeds[COUNTERS];
     size_t n = 0;
-    look_at_clock(l);
     for (int i = 0; i < COUNTERS; i++) {
         const int64_t *window = window_of(l, (enum bucket)i);
         BUG_ON(all[i] < 0);
-        if (!all[i])
+        int64_t since = i == B_MONTH_COST ? spent->month : spent->day;
+        if (!all[i] || (since && since != window[0]))
             continue;
         seeds[n] =
             (struct shared_seed){.name = bucket_name((enum bucket)i), .at_least = clamp(all[i])};

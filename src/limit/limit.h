@@ -44,6 +44,7 @@ struct limit_need {
 
 struct limit_view { /* for headers; limit -1 = unlimited (remaining is -1, too) */
     int64_t limit, remaining, reset_s;
+    int64_t reset_at; /* when all of it is there again (wall ms); 0 = it is, or nobody knows */
 };
 struct limit_views {
     struct limit_view minute, day_requests, day_tokens, concurrent, day_cost, month_cost;
@@ -75,6 +76,9 @@ bool limit_is_held(const struct limit_ticket *ticket);
  * what is counted, never lowers it. */
 struct limit_spent {
     int64_t requests, tokens, day_cost, month_cost;
+    /* What limit_day_start() and limit_month_start() were when the database was asked: of a day
+     * that has ended meanwhile nothing is taken over. 0 = just now. */
+    int64_t day, month;
 };
 void limit_restore(struct limits *l, const char *api_key_id, const struct limit_spent *spent);
 /* Since when limit_restore() wants to know (wall ms). */

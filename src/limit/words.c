@@ -20,12 +20,14 @@ static int64_t div_up(int64_t a, int64_t b)
 
 /* --- headers ------------------------------------------------------------------------------- */
 
-static struct limit_view view(const struct shared_level *level, int64_t limit)
+static struct limit_view view(const struct shared_level *level, int64_t limit, int64_t now_ms)
 {
     if (limit < 0)
-        return (struct limit_view){-1, -1, 0};
-    return (struct limit_view){
-        .limit = limit, .remaining = level->remaining, .reset_s = div_up(level->reset_ms, 1000)};
+        return (struct limit_view){-1, -1, 0, 0};
+    return (struct limit_view){.limit = limit,
+                               .remaining = level->remaining,
+                               .reset_s = div_up(level->reset_ms, 1000),
+                               .reset_at = level->reset_ms ? now_ms + level->reset_ms : 0};
 }
 
 struct limit_views hold_views(const struct limit_hold *h, const struct shared_taken *taken)
@@ -35,9 +37,9 @@ struct limit_views hold_views(const struct limit_hold *h, const struct shared_ta
         [B_REQUESTS] = &v.day_requests, [B_TOKENS] = &v.day_tokens, [B_DAY_COST] = &v.day_cost,
         [B_MONTH_COST] = &v.month_cost, [B_MINUTE] = &v.minute,     [B_CONCURRENT] = &v.concurrent};
     for (size_t i = 0; i < B_COUNT; i++)
-        *all[i] = (struct limit_view){-1, -1, 0};
+        *all[i] = (struct limit_view){-1, -1, 0, 0};
     for (size_t i = 0; taken && i < h->count; i++)
-        *all[h->buckets[i].which] = view(&taken->levels[i], h->buckets[i].limit);
+        *all[h->buckets[i].which] = view(&taken->levels[i], h->buckets[i].limit, taken->now_ms);
     return v;
 }
 

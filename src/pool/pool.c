@@ -439,6 +439,17 @@ size_t pool_drain_workspace(struct pool *p, const char *workspace_id)
     return drain(p, works_in, workspace_id);
 }
 
+void pool_forget(struct pool *p, const char *conversation)
+{
+    size_t n = strlen(conversation);
+    LIST_EACH(&p->idle, node)
+    {
+        struct worker *w = worker_of(node);
+        if (strncmp(w->holds, conversation, n) == 0 && w->holds[n] == ':')
+            x_replace(&w->holds, "");
+    }
+}
+
 /* --- time -------------------------------------------------------------------------------- */
 
 static void expire_queue(struct pool *p)

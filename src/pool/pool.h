@@ -144,5 +144,8 @@ void pool_each_worker(const struct pool *p, pool_worker_fn *fn, void *ctx); /* b
 size_t pool_drain(struct pool *p, unsigned id);
 /* The same for those of this workspace: it is about to be removed. */
 size_t pool_drain_workspace(struct pool *p, const char *workspace_id);
+/* Whatever idle workers hold of this conversation (the part of `holds` before the colon) is given
+ * up, and cleared in the background. */
+void pool_forget(struct pool *p, const char *conversation);
 
 #endif

@@ -341,7 +341,8 @@ static int judge(const struct turn *t, const struct cli_msg *msg, const struct e
     }
     if (t->message.too_large)
         return err_set(err, ERR_TOO_LARGE, "The answer is larger than this server handles");
-    if (t->relay.half) /* whatever the CLI made of it: it asks again, and tells that call's status */
+    if (t->relay
+            .half) /* whatever the CLI made of it: it asks again, and tells that call's status */
         return broken_off(err);
     if (answer_is_whole(t))
         return 0;

@@ -173,11 +173,11 @@ static void write_question(struct worker *w)
     p->turn_started_ms = p->last_line_ms = clock_mono_ms();
     p->heard = false;
     metric_observe(&prepare_seconds, (double)(clock_mono_us() - t->claimed_at_us) / 1e6, p->work);
-    flush_out(w);
-    if (w->state != WORKER_RUNNING)
-        return;
-    timer_set(&p->deadline, first_line_limit(p));
+    /* Before it can be read: whoever notes what is under way has done so, should we be killed. */
     t->ops->started(t->ctx);
+    flush_out(w);
+    if (w->state == WORKER_RUNNING)
+        timer_set(&p->deadline, first_line_limit(p));
 }
 
 /* Writes history up to and including the next user message, or the question. */

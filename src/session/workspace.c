@@ -81,6 +81,14 @@ static void take_away(struct workspaces *ws, const char *id)
     work_submit(ws->work, remove_it, removed, r);
 }
 
+void workspace_remove(struct workspaces *ws, const char *session_id)
+{
+    AUTO(free_charp) char *path = x_printf("%s/%s", ws->dir, session_id);
+    struct stat st;
+    if (!ws->stopping && lstat(path, &st) == 0)
+        take_away(ws, session_id);
+}
+
 /* --- the sweep --------------------------------------------------------------------------- */
 
 static bool is_uuid(const char *name)

@@ -17,6 +17,8 @@ struct workspaces *workspaces_new(struct loop *loop, struct db *db, struct sessi
 void workspaces_stop(struct workspaces *ws); /* before db_close(): nothing is begun any more */
 void workspaces_free(struct workspaces *ws); /* after db_close(), before sessions_free() */
 
+/* Its session has ended: takes it away, if there is one, without waiting for the next sweep. */
+void workspace_remove(struct workspaces *ws, const char *session_id);
 /* Makes it unless it is there. *ret_path is the caller's to free. */
 MUST_USE int workspace_make(struct workspaces *ws, const char *session_id, char **ret_path,
                             struct err *err);

@@ -25,15 +25,16 @@ void new_key_defaults(const struct conf *conf, struct api_key *key)
 {
     char *models[MODELS_MAX + 1] = {0};
     struct str rest = str_c(conf->keys.models);
-    *key = (struct api_key){
-        .priority = 1,
-        .limits = {.requests_per_minute = conf->keys.requests_per_minute,
-                   .requests_per_day = conf->keys.requests_per_day,
-                   .tokens_per_day = conf->keys.tokens_per_day,
-                   .max_concurrent = -1,
-                   .cost_per_day = -1,
-                   .cost_per_month = -1},
-        .permissions = {.max_tokens = conf->keys.max_tokens, .allow_streaming = true}};
+    *key = (struct api_key){.priority = 1,
+                            .limits = {.requests_per_minute = conf->keys.requests_per_minute,
+                                       .requests_per_day = conf->keys.requests_per_day,
+                                       .tokens_per_day = conf->keys.tokens_per_day,
+                                       .max_concurrent = -1,
+                                       .cost_per_day = -1,
+                                       .cost_per_month = -1},
+                            .permissions = {.max_tokens = conf->keys.max_tokens,
+                                            .allow_streaming = true,
+                                            .allow_tools = true}};
     for (size_t n = 0; rest.len && n < MODELS_MAX; n++)
         models[n] = str_dup(str_trim(str_split(&rest, ',')));
     new_key_set_models(key, models);
@@ -96,6 +97,12 @@ int new_key_insert(struct loop *loop, struct db *db, const struct new_key *what,
     x_replace(&key->name, what->name);
     x_replace(&key->status, "active");
     auth_key_generate(key, ret_text);
+    struct err err;
+    if (what->signing_text &&
+        auth_signing_generate(key, what->vault, what->signing_text, &err) != 0) {
+        fprintf(stderr, "claudegate: %s\n", err.msg);
+        return -1;
+    }
     api_key_insert(db, key, on_key, &wait);
     return setup_wait(&wait);
 }

@@ -5,10 +5,14 @@
 
 #include "conf/conf.h"
 #include "store/store.h"
+#include "vault/vault.h"
 
 struct new_key {
     const char *name;
     const char *user; /* login name of the owner; made without a password when missing */
+    /* Where its signing secret goes, sealed with the vault; NULL: it has none. */
+    char *signing_text; /* SIGNING_TEXT_SIZE bytes */
+    const struct vault *vault;
 };
 
 /* Limits and permissions from the settings keys.*, priority 1; the rest of *key is zeroed. */

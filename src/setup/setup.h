@@ -7,6 +7,7 @@
 #include "core/loop.h"
 #include "db/db.h"
 #include "shared/shared.h"
+#include "vault/vault.h"
 
 /* Where the database is: "sqlite:<data_dir>/claudegate.db" unless database.url says otherwise. The
  * URL is owned by the caller: setup_free_database(). */
@@ -14,10 +15,16 @@ struct db_opts setup_database(const struct conf *conf);
 void setup_free_database(struct db_opts *opts); /* it holds a password: wiped */
 /* Opens that. NULL + err on failure. */
 struct db *setup_open_database(const struct conf *conf, struct loop *loop, struct err *err);
+/* The same, but one that cannot be reached is tried again for database.start_timeout. Blocking. */
+struct db *setup_await_database(const struct conf *conf, struct loop *loop, struct err *err);
 
 /* What this server shares with others: Redis, or the memory of this process. Waits a moment for
  * Redis to answer; one that is away is no error. */
 struct shared *setup_open_shared(const struct conf *conf, struct loop *loop, struct err *err);
+
+/* The master keys of the settings, read from their file if they stand in one; without any, a vault
+ * that seals nothing. NULL + err: unreadable, or not keys. */
+struct vault *setup_open_vault(const struct conf *conf, struct err *err);
 
 /* A store callback's answer, waited for: pass its address as ctx, call setup_answered() from the
  * callback, and setup_wait() after having submitted. */

@@ -183,13 +183,14 @@ static void complain(struct redis *r, const char *op, const char *what)
 }
 
 /* An error that says that this Redis cannot be written to now: whoever connects next may reach
- * another one. */
+ * another one. Before version 7 what a script ran into stood in the middle of the text. */
 static bool is_away_error(const char *text)
 {
-    static const char *const starts[] = {"READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN",
-                                         "NOAUTH",   "MISCONF", "NOREPLICAS"};
-    for (size_t i = 0; i < ARRAY_SIZE(starts); i++) {
-        if (str_starts(str_c(text), starts[i]))
+    static const char *const words[] = {"-READONLY ", "-LOADING ",    "-MASTERDOWN ",
+                                        "-MISCONF ",  "-NOREPLICAS ", "-CLUSTERDOWN ",
+                                        "-NOAUTH ",   "-OOM ",        "-BUSY "};
+    for (size_t i = 0; i < ARRAY_SIZE(words); i++) {
+        if (str_starts(str_c(text), words[i] + 1) || strstr(text, words[i]))
             return true;
     }
     return false;

@@ -63,6 +63,11 @@ void key_limits_write(struct buf *out, const struct key_limits *limits)
     buf_addc(out, '}');
 }
 
+static void write_flag(struct buf *out, const char *name, bool v)
+{
+    buf_printf(out, ",\"%s\":%s", name, v ? "true" : "false");
+}
+
 void key_permissions_write(struct buf *out, const struct key_permissions *permissions)
 {
     buf_adds(out, "{\"models\":[");
@@ -73,9 +78,11 @@ void key_permissions_write(struct buf *out, const struct key_permissions *permis
     }
     buf_adds(out, "],\"maxTokens\":");
     write_number(out, permissions->max_tokens);
-    buf_printf(out, ",\"allowStreaming\":%s,\"allowAgent\":%s}",
-               permissions->allow_streaming ? "true" : "false",
-               permissions->allow_agent ? "true" : "false");
+    write_flag(out, "allowStreaming", permissions->allow_streaming);
+    write_flag(out, "allowAgent", permissions->allow_agent);
+    write_flag(out, "allowTools", permissions->allow_tools);
+    write_flag(out, "requireSignature", permissions->require_signature);
+    buf_addc(out, '}');
 }
 
 static int read_number(const json_t *obj, const char *name, int64_t *ret, struct err *err)
@@ -152,24 +159,34 @@ static char **read_models(const json_t *array, struct err *err)
     return models;
 }
 
+/* `missing` is what an older row, which has none, means. */
+static int read_flag(const json_t *obj, const char *name, bool missing, bool *ret, struct err *err)
+{
+    const json_t *v = json_object_get(obj, name);
+    if (v && !json_is_boolean(v))
+        return err_set(err, ERR_INTERNAL, "%s is not true or false", name);
+    *ret = v ? json_is_true(v) : missing;
+    return 0;
+}
+
+static int read_flags(const json_t *obj, struct key_permissions *p, struct err *err)
+{
+    if (!json_object_get(obj, "allowStreaming"))
+        return err_set(err, ERR_INTERNAL, "allowStreaming is not true or false");
+    if (read_flag(obj, "allowStreaming", false, &p->allow_streaming, err) != 0 ||
+        read_flag(obj, "allowAgent", false, &p->allow_agent, err) != 0 ||
+        read_flag(obj, "allowTools", true, &p->allow_tools, err) != 0)
+        return -1;
+    return read_flag(obj, "requireSignature", false, &p->require_signature, err);
+}
+
 int key_permissions_read(struct str text, struct key_permissions *ret_permissions, struct err *err)
 {
     AUTO(json_unref_p) json_t *obj = read_object(text, err);
     struct key_permissions p = {0};
-    if (!obj || read_number(obj, "maxTokens", &p.max_tokens, err) != 0)
+    if (!obj || read_number(obj, "maxTokens", &p.max_tokens, err) != 0 ||
+        read_flags(obj, &p, err) != 0)
         return err_prefix(err, "permissions");
-    const json_t *streaming = json_object_get(obj, "allowStreaming");
-    if (!json_is_boolean(streaming)) {
-        err_set(err, ERR_INTERNAL, "allowStreaming is not true or false");
-        return err_prefix(err, "permissions");
-    }
-    p.allow_streaming = json_is_true(streaming);
-    const json_t *agent = json_object_get(obj, "allowAgent"); /* older rows have none */
-    if (agent && !json_is_boolean(agent)) {
-        err_set(err, ERR_INTERNAL, "allowAgent is not true or false");
-        return err_prefix(err, "permissions");
-    }
-    p.allow_agent = json_is_true(agent);
     p.models = read_models(json_object_get(obj, "models"), err);
     if (!p.models)
         return err_prefix(err, "permissions");

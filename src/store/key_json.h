@@ -2,11 +2,12 @@
  *
  * {"requestsPerMinute":10,"requestsPerDay":1000,"tokensPerDay":null,"maxConcurrent":4,
  *  "costPerDay":2.5,"costPerMonth":null}
- * {"models":["claude-*"],"maxTokens":4096,"allowStreaming":true,"allowAgent":false}
+ * {"models":["claude-*"],"maxTokens":4096,"allowStreaming":true,"allowAgent":false,
+ *  "allowTools":true,"requireSignature":false}
  * null = unlimited (-1 in the structs). A name that is missing is an error and not "unlimited":
  * what a key may spend must not depend on a typing mistake. Older rows lack some: a missing
- * allowAgent is false, a missing maxConcurrent, costPerDay or costPerMonth is unlimited. Names not
- * known are ignored. */
+ * allowAgent or requireSignature is false, a missing allowTools is true, a missing maxConcurrent,
+ * costPerDay or costPerMonth is unlimited. Names not known are ignored. */
 #ifndef CG_STORE_KEY_JSON_H
 #define CG_STORE_KEY_JSON_H
 

@@ -7,17 +7,25 @@
 
 #define COLUMNS                                                                                 \
     "id, public_id, secret_hash, user_id, name, status, created_at, expires_at, last_used_at, " \
-    "limits, permissions, priority"
+    "limits, permissions, priority, metadata, version, old_secret_hash, old_secret_until, "     \
+    "signing_secret, old_signing_secret"
 
 static const char sql_insert[] =
-    "INSERT INTO api_keys (" COLUMNS ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) "
-    "RETURNING " COLUMNS;
+    "INSERT INTO api_keys (" COLUMNS ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, "
+    "$13, 1, $14, $15, $16, $17) RETURNING " COLUMNS;
 static const char sql_find[] = "SELECT " COLUMNS " FROM api_keys WHERE public_id = $1";
+static const char sql_get[] = "SELECT " COLUMNS " FROM api_keys WHERE public_id = $1 OR "
+                              "CAST(id AS TEXT) = $1";
 static const char sql_list[] = "SELECT " COLUMNS " FROM api_keys ORDER BY created_at DESC, id";
-static const char sql_set_status[] = "UPDATE api_keys SET status = $2 WHERE public_id = $1 OR "
-                                     "CAST(id AS TEXT) = $1 RETURNING " COLUMNS;
-static const char sql_set_priority[] = "UPDATE api_keys SET priority = $2 WHERE public_id = $1 OR "
-                                       "CAST(id AS TEXT) = $1 RETURNING " COLUMNS;
+static const char sql_update[] =
+    "UPDATE api_keys SET secret_hash = $3, name = $4, status = $5, expires_at = $6, limits = $7, "
+    "permissions = $8, priority = $9, metadata = $10, old_secret_hash = $11, old_secret_until = "
+    "$12, signing_secret = $13, old_signing_secret = $14, version = version + 1 "
+    "WHERE id = $1 AND version = $2 AND status <> 'revoked' RETURNING " COLUMNS;
+static const char sql_revoke[] =
+    "UPDATE api_keys SET status = 'revoked', old_secret_hash = NULL, old_secret_until = NULL, "
+    "signing_secret = NULL, old_signing_secret = NULL, version = version + 1 "
+    "WHERE public_id = $1 OR CAST(id AS TEXT) = $1 RETURNING " COLUMNS;
 static const char sql_touch[] = "UPDATE api_keys SET last_used_at = $2 "
                                 "WHERE id = $1 AND (last_used_at IS NULL OR last_used_at < $2)";
 
@@ -45,6 +53,10 @@ void api_key_copy(struct api_key *dst, const struct api_key *src)
     dst->secret_hash = dup_or_null(src->secret_hash);
     dst->name = dup_or_null(src->name);
     dst->status = dup_or_null(src->status);
+    dst->metadata = dup_or_null(src->metadata);
+    dst->old_secret_hash = dup_or_null(src->old_secret_hash);
+    dst->signing_secret = dup_or_null(src->signing_secret);
+    dst->old_signing_secret = dup_or_null(src->old_signing_secret);
     dst->permissions.models = models_copy(src->permissions.models);
 }
 
@@ -53,6 +65,10 @@ void api_key_release(struct api_key *key)
     free(key->secret_hash);
     free(key->name);
     free(key->status);
+    free(key->metadata);
+    free(key->old_secret_hash);
+    free(key->signing_secret);
+    free(key->old_signing_secret);
     key_models_free(key->permissions.models);
     *key = (struct api_key){0};
 }
@@ -76,6 +92,12 @@ static int read_key(const struct db_result *r, size_t row, struct api_key *ret_k
         .expires_at = db_int(r, row, 7),
         .last_used_at = db_int(r, row, 8),
         .priority = (int)db_int(r, row, 11),
+        .metadata = row_text(r, row, 12),
+        .version = db_int(r, row, 13),
+        .old_secret_hash = row_text(r, row, 14),
+        .old_secret_until = db_int(r, row, 15),
+        .signing_secret = row_text(r, row, 16),
+        .old_signing_secret = row_text(r, row, 17),
     };
     ROW_FIXED(key.id, r, row, 0);
     ROW_FIXED(key.public_id, r, row, 1);
@@ -95,16 +117,23 @@ static int read_key(const struct db_result *r, size_t row, struct api_key *ret_k
 #define KEY_CALL_TAG TAG4('k', 'e', 'y', 'c')
 struct key_call {
     uint32_t tag;
-    bool must_exist;
+    const char *missing; /* what it means when there is no row; NULL: nothing */
+    enum err_code code;  /* of that */
     api_key_done_fn *done;
     void *ctx;
 };
 
-static struct key_call *key_call_new(bool must_exist, api_key_done_fn *done, void *ctx)
+static struct key_call *key_call_new(api_key_done_fn *done, void *ctx)
 {
     struct key_call *call = x_calloc(1, sizeof(*call));
-    *call =
-        (struct key_call){.tag = KEY_CALL_TAG, .must_exist = must_exist, .done = done, .ctx = ctx};
+    *call = (struct key_call){.tag = KEY_CALL_TAG, .done = done, .ctx = ctx};
+    return call;
+}
+
+static struct key_call *must_exist(struct key_call *call)
+{
+    call->code = ERR_NOT_FOUND;
+    call->missing = "there is no such key";
     return call;
 }
 
@@ -127,8 +156,8 @@ static void key_row(void *ctx, const struct db_result *r, const struct err *err)
     if (err && err->code == ERR_CONFLICT) {
         err_set(&own, ERR_CONFLICT, "a key with this id already exists");
         err = &own;
-    } else if (!err && db_rows(r) == 0 && call->must_exist) {
-        err_set(&own, ERR_NOT_FOUND, "there is no such key");
+    } else if (!err && db_rows(r) == 0 && call->missing) {
+        err_set(&own, call->code, "%s", call->missing);
         err = &own;
     }
     if (err || db_rows(r) == 0)
@@ -158,8 +187,13 @@ void api_key_insert(struct db *db, const struct api_key *key, api_key_done_fn *d
         DBP_STR(buf_str(&limits)),
         DBP_STR(buf_str(&permissions)),
         DBP_I(key->priority ? key->priority : 1),
+        DBP_S(key->metadata),
+        DBP_S(key->old_secret_hash),
+        time_or_null(key->old_secret_until),
+        DBP_S(key->signing_secret),
+        DBP_S(key->old_signing_secret),
     };
-    db_query(db, sql_insert, params, ARRAY_SIZE(params), key_row, key_call_new(true, done, ctx));
+    db_query(db, sql_insert, params, ARRAY_SIZE(params), key_row, key_call_new(done, ctx));
     buf_release(&limits);
     buf_release(&permissions);
 }
@@ -167,23 +201,51 @@ void api_key_insert(struct db *db, const struct api_key *key, api_key_done_fn *d
 void api_key_find(struct db *db, const char *public_id, api_key_done_fn *done, void *ctx)
 {
     const struct db_param params[] = {DBP_S(public_id)};
-    db_query(db, sql_find, params, ARRAY_SIZE(params), key_row, key_call_new(false, done, ctx));
+    db_query(db, sql_find, params, ARRAY_SIZE(params), key_row, key_call_new(done, ctx));
 }
 
-void api_key_set_status(struct db *db, const char *id, const char *status, api_key_done_fn *done,
-                        void *ctx)
+void api_key_get(struct db *db, const char *id, api_key_done_fn *done, void *ctx)
 {
-    const struct db_param params[] = {DBP_S(id), DBP_S(status)};
-    db_query(db, sql_set_status, params, ARRAY_SIZE(params), key_row,
-             key_call_new(true, done, ctx));
+    const struct db_param params[] = {DBP_S(id)};
+    db_query(db, sql_get, params, ARRAY_SIZE(params), key_row, must_exist(key_call_new(done, ctx)));
 }
 
-void api_key_set_priority(struct db *db, const char *id, int priority, api_key_done_fn *done,
-                          void *ctx)
+void api_key_update(struct db *db, const struct api_key *key, api_key_done_fn *done, void *ctx)
 {
-    const struct db_param params[] = {DBP_S(id), DBP_I(priority)};
-    db_query(db, sql_set_priority, params, ARRAY_SIZE(params), key_row,
-             key_call_new(true, done, ctx));
+    struct key_call *call = key_call_new(done, ctx);
+    struct buf limits, permissions;
+    buf_init(&limits, KEY_JSON_MAX);
+    buf_init(&permissions, KEY_JSON_MAX);
+    key_limits_write(&limits, &key->limits);
+    key_permissions_write(&permissions, &key->permissions);
+    const struct db_param params[] = {
+        DBP_S(key->id),
+        DBP_I(key->version),
+        DBP_S(key->secret_hash),
+        DBP_S(key->name),
+        DBP_S(key->status),
+        time_or_null(key->expires_at),
+        DBP_STR(buf_str(&limits)),
+        DBP_STR(buf_str(&permissions)),
+        DBP_I(key->priority),
+        DBP_S(key->metadata),
+        DBP_S(key->old_secret_hash),
+        time_or_null(key->old_secret_until),
+        DBP_S(key->signing_secret),
+        DBP_S(key->old_signing_secret),
+    };
+    call->code = ERR_CONFLICT;
+    call->missing = "the key was changed by somebody else in this moment, or is revoked";
+    db_query(db, sql_update, params, ARRAY_SIZE(params), key_row, call);
+    buf_release(&limits);
+    buf_release(&permissions);
+}
+
+void api_key_revoke(struct db *db, const char *id, api_key_done_fn *done, void *ctx)
+{
+    const struct db_param params[] = {DBP_S(id)};
+    db_query(db, sql_revoke, params, ARRAY_SIZE(params), key_row,
+             must_exist(key_call_new(done, ctx)));
 }
 
 /* --- all keys ----------------------------------------------------------------------------- */

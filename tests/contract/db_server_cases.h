@@ -4,6 +4,8 @@
 #ifndef CG_TESTS_CONTRACT_DB_SERVER_CASES_H
 #define CG_TESTS_CONTRACT_DB_SERVER_CASES_H
 
+#include "db/pg_open.h"
+
 #include <sys/wait.h>
 
 #define CONNECT_MS 1500
@@ -191,16 +193,26 @@ static void test_away_for_long(void **state)
     assert_int_equal(run(fx, "SELECT count(*) FROM t"), !late.failed);
 }
 
+static void wait_for_sleepers(struct fx *fx, int64_t count)
+{
+    int64_t deadline = clock_mono_ms() + 20000;
+    while (pg_once(fx->url, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") !=
+           count) {
+        turn(fx, 20);
+        assert_true(clock_mono_ms() < deadline);
+    }
+}
+
 /* Reads that were on their way are answered all the same. */
 static void test_reads_survive_a_restart(void **state)
 {
     struct fx *fx = *state;
     struct probe read = {0}, write = {0};
     reopen_patient(fx);
-    query(fx, "SELECT pg_sleep(2), count(*) FROM t", NULL, 0, &read);
+    query(fx, "SELECT pg_sleep(4), count(*) FROM t", NULL, 0, &read);
     turn(fx, 100);
-    query(fx, "INSERT INTO t SELECT 'x', 1 FROM pg_sleep(4)", NULL, 0, &write);
-    turn(fx, 100);
+    query(fx, "INSERT INTO t SELECT 'x', 1 FROM pg_sleep(10)", NULL, 0, &write);
+    wait_for_sleepers(fx, 2);
     control("stop");
     control("start");
     wait_for(fx, &read);
@@ -403,6 +415,34 @@ static void test_waiting_has_a_limit(void **state)
     free(p);
 }
 
+/* What waits for a lock takes the connections, and what waits behind it is told in time. */
+static void test_a_locked_table_is_no_end(void **state)
+{
+    enum { N = 40 };
+    struct fx *fx = *state;
+    struct probe p[N] = {0}, other = {0};
+    struct err err;
+    PGconn *holder = pg_connect(fx->url, 5000, &err);
+    assert_non_null(holder);
+    PQclear(PQexec(holder, "BEGIN; LOCK TABLE t"));
+    for (int i = 0; i < N; i++) {
+        char k[16];
+        snprintf(k, sizeof(k), "k%d", i);
+        insert(fx, k, i, &p[i]);
+        turn(fx, 1);
+    }
+    int64_t start = clock_mono_ms();
+    query(fx, "SELECT 1", NULL, 0, &other);
+    wait_for(fx, &other);
+    wait_all(fx, p, N);
+    assert_in_range(clock_mono_ms() - start, 0, 3 * (CONNECT_MS + QUERY_MS) + 8000);
+    for (int i = 0; i < N; i++)
+        assert_int_equal(p[i].err.code, ERR_UNAVAILABLE);
+    PQfinish(holder);
+    wait_until_back(fx);
+    assert_int_equal(run(fx, "SELECT count(*) FROM t"), 0);
+}
+
 /* --- opening ------------------------------------------------------------------------------ */
 
 static void refuse_url(struct fx *fx, const char *url, enum err_code code, const char *secret)
@@ -428,6 +468,8 @@ static void test_refused_urls(void **state)
     refuse_url(fx, "postgres://me:wr0ng%@h/x", ERR_CONFIG, "wr0ng");
     refuse_url(fx, "postgres://me:wr0ng@h/x?nonsense=1", ERR_CONFIG, "wr0ng");
     refuse_url(fx, "postgres://me:wr0ng@[::1/x", ERR_CONFIG, "wr0ng");
+    refuse_url(fx, "postgres://me:wr0ng/x@h/db", ERR_CONFIG, "wr0ng");
+    refuse_url(fx, "postgres://me:x@wr0ng@h/db", ERR_CONFIG, "wr0ng");
     snprintf(url, sizeof(url), "postgresql%s", strchr(fx->url, ':'));
     struct err err;
     fx->db = db_open(fx->loop, url, &err);
@@ -507,7 +549,8 @@ static void test_role_without_schema_rights(void **state)
         SERVER(test_close_while_away), SERVER(test_connection_killed),                            \
         SERVER(test_slow_statement), SERVER(test_server_frozen), SERVER(test_close_while_frozen), \
         SERVER(test_deadlock_is_repeated), SERVER(test_prepared_statements_go_stale),             \
-        SERVER(test_pool_has_a_limit), SERVER(test_waiting_has_a_limit), SHUT(test_refused_urls), \
-        SHUT(test_tls), SHUT(test_refused_databases), SHUT(test_role_without_schema_rights)
+        SERVER(test_pool_has_a_limit), SERVER(test_waiting_has_a_limit),                          \
+        SERVER(test_a_locked_table_is_no_end), SHUT(test_refused_urls), SHUT(test_tls),           \
+        SHUT(test_refused_databases), SHUT(test_role_without_schema_rights)
 
 #endif

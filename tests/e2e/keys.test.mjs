@@ -1,11 +1,13 @@
 // API keys: making, changing, checking, revoking, and what each may do and spend.
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync, statSync } from 'node:fs';
+import net from 'node:net';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-import { Gateway, ROOT } from './lib/gateway.mjs';
+import { Gateway, ROOT, eventually } from './lib/gateway.mjs';
+import { Redis } from './lib/redis.mjs';
 
 const LIMIT = { timeout: 60_000 };
 const KEY = /^sk-cg-([0-9A-Za-z]{12})-([0-9A-Za-z_-]{43})$/;
@@ -59,9 +61,11 @@ test('a key with the defaults, as one JSON object', LIMIT, async () => {
   assert.ok(Math.abs(Date.parse(createdAt) - Date.now()) < 60_000, createdAt);
   assert.deepEqual(rest, {
     name: 'n', status: 'active', priority: 1, expiresAt: null, lastUsedAt: null,
+    oldSecretUntil: null, hasSigningSecret: false, metadata: null,
     limits: { requestsPerMinute: 10, requestsPerDay: 1000, tokensPerDay: 100_000,
       maxConcurrent: null, costPerDay: null, costPerMonth: null },
-    permissions: { models: ['claude-*'], maxTokens: 4096, allowStreaming: true, allowAgent: false },
+    permissions: { models: ['claude-*'], maxTokens: 4096, allowStreaming: true, allowAgent: false,
+      allowTools: true, requireSignature: false },
   });
 });
 
@@ -70,14 +74,15 @@ test('each flag does what it says', LIMIT, async () => {
     '7', '--requests-per-day=unlimited', '--tokens-per-day', '0', '--max-tokens', '99',
     '--models', 'claude-sonnet-*, claude-haiku-4-5', '--no-streaming', '--allow-agent', '--expires',
     '30d', '--priority', '10', '--max-concurrent', '5', '--cost-per-day', '2.50',
-    '--cost-per-month', 'unlimited');
+    '--cost-per-month', 'unlimited', '--no-tools', '--metadata', '{"team": "ä", "n": [1, null]}');
+  assert.deepEqual(key.metadata, { team: 'ä', n: [1, null] });
   assert.equal(key.priority, 10);
   assert.equal(key.name, 'Zoë "x" \\');
   assert.deepEqual(key.limits, { requestsPerMinute: 7, requestsPerDay: null, tokensPerDay: 0,
     maxConcurrent: 5, costPerDay: 2.5, costPerMonth: null });
   assert.deepEqual(key.permissions,
     { models: ['claude-sonnet-*', 'claude-haiku-4-5'], maxTokens: 99, allowStreaming: false,
-      allowAgent: true });
+      allowAgent: true, allowTools: false, requireSignature: false });
   assert.ok(Math.abs(Date.parse(key.expiresAt) - Date.now() - 30 * 86_400_000) < 60_000);
   for (const [text, at] of [['2999-01-31', '2999-01-31T00:00:00.000Z'],
     ['2999-01-31T12:00:00Z', '2999-01-31T12:00:00.000Z']]) {
@@ -121,6 +126,13 @@ test('wrong flags are refused with the reason, and nothing is made', LIMIT, asyn
     ...['0', '11', '-1', '1.5', '', 'high', '99999999999999999999'].map((priority) => [
       ['--name', 'x', '--priority', priority], new RegExp(
         `^claudegate: --priority: must be a whole number from 1 to 10; got '${priority}'\n$`)]),
+    [['--name', 'x', '--metadata', '[]'], /^claudegate: --metadata: must be a JSON object of at most 8192/],
+    [['--name', 'x', '--metadata', '{"a":'], /^claudegate: --metadata: must be .*; not valid JSON: line 1 column 5: /],
+    [['--name', 'x', '--metadata', JSON.stringify({ a: 'x'.repeat(8192) })], /^claudegate: --metadata: /],
+    [['--name', 'x', '--metadata', '{"a":"\\u0000"}'], /^claudegate: --metadata: .*without \\u0000\n$/],
+    [['--name', 'x', '--allow-tools', '--no-tools'],
+      /^claudegate: --allow-tools: cannot be given together with --no-tools\n$/],
+    [['--name', 'x', '--overlap', '1h'], /unrecognized option '--overlap'\nUsage: /],
     [['--name', 'x', '--nonsense'], /unrecognized option '--nonsense'\nUsage: /],
     [['--name', 'x', 'extra'], /^Usage: /],
   ]) {
@@ -144,31 +156,180 @@ test('list names every key and no secret', LIMIT, async () => {
 
 // --- changing --------------------------------------------------------------------------------
 
-test('set changes the priority, by id or public id', LIMIT, async () => {
+async function change(...args) {
+  const { code, stdout, stderr } = await gw.cli(['key', ...args, '--json']);
+  assert.equal(code, 0, stderr);
+  const key = JSON.parse(stdout);
+  if (key.key) made.push(key.key);
+  return key;
+}
+
+const says = async (...args) => (await gw.cli(['key', ...args])).stdout;
+
+test('set changes what it is told and nothing else, by id or public id', LIMIT, async () => {
   const other = await createKey();
-  for (const [name, priority] of [['id', 3], ['publicId', 10]]) {
-    const key = await createKey();
-    const { code, stdout, stderr } = await gw.cli(['key', 'set', key[name], '--priority', priority]);
-    assert.deepEqual([code, stdout, stderr], [0, `Key ${key[name]} has priority ${priority}.\n`, '']);
-    const keys = await list();
-    const { key: secret, ...described } = key;
-    assert.deepEqual(keys.find((k) => k.id === key.id), { ...described, priority });
-    assert.equal(keys.find((k) => k.id === other.id).priority, 1);
-    const text = (await gw.cli(['key', 'list'])).stdout;
-    assert.match(text, new RegExp(`^${key.publicId} +active +priority ${priority} `, 'm'));
-  }
-  for (const [args, wanted, error] of [
-    [[other.id], 2, /^claudegate: key set: needs --priority\n$/],
-    [[other.id, '--priority', '11'], 2, /^claudegate: --priority: must be .*got '11'\n$/],
-    [['--priority', '5'], 2, /^Usage: /],
-    [[other.id, other.id, '--priority', '5'], 2, /^Usage: /],
-    [['nosuchkey000', '--priority', '5'], 1, /^claudegate: .*no such key/],
+  const { key: secret, ...before } = await createKey('--metadata', '{"a":1}');
+  assert.deepEqual(await change('show', before.publicId), before);
+  for (const [flags, changed] of [
+    [['--name', 'new name'], { name: 'new name' }],
+    [['--priority', '10'], { priority: 10 }],
+    [['--expires', '2999-01-31'], { expiresAt: '2999-01-31T00:00:00.000Z' }],
+    [['--metadata', '{"b":{}}'], { metadata: { b: {} } }],
+    [['--metadata', ''], { metadata: null }],
+    [['--requests-per-minute', '1', '--requests-per-day', '2', '--tokens-per-day', '3',
+      '--max-concurrent', '4', '--cost-per-day', '5.5', '--cost-per-month', '6'],
+    { limits: { requestsPerMinute: 1, requestsPerDay: 2, tokensPerDay: 3, maxConcurrent: 4,
+      costPerDay: 5.5, costPerMonth: 6 } }],
+    [['--models', 'a,b*', '--max-tokens', '7', '--no-streaming', '--allow-agent', '--no-tools'],
+      { permissions: { ...before.permissions, models: ['a', 'b*'], maxTokens: 7,
+        allowStreaming: false, allowAgent: true, allowTools: false } }],
   ]) {
-    const { code, stdout, stderr } = await gw.cli(['key', 'set', ...args]);
-    assert.deepEqual([code, stdout], [wanted, ''], `${args}`);
-    assert.match(stderr, error);
+    assert.deepEqual(await change('set', before.id, ...flags), { ...before, ...changed });
+    assert.deepEqual(await change('show', before.id), { ...before, ...changed }, String(flags));
+    Object.assign(before, changed);
   }
-  assert.equal((await list()).find((k) => k.id === other.id).priority, 1);
+  await change('set', before.publicId, '--allow-streaming', '--no-agent', '--allow-tools',
+    '--expires', 'never', '--tokens-per-day', 'unlimited');
+  const after = await change('show', before.publicId);
+  assert.deepEqual([after.permissions.allowStreaming, after.permissions.allowAgent,
+    after.permissions.allowTools, after.expiresAt, after.limits.tokensPerDay],
+  [true, false, true, null, null]);
+  assert.equal(await says('set', before.id, '--priority', '3'), `Key ${before.id} changed.\n`);
+  const text = await says('show', before.id);
+  for (const line of [/^name +new name$/m, /^key +sk-cg-\w{12}-\.\.\.$/m, /^priority +3$/m,
+    /^tokens per day +unlimited$/m, /^cost per day +5\.5 USD$/m, /^models +a, b\*$/m]) {
+    assert.match(text, line);
+  }
+  const { key: secret2, ...untouched } = other;
+  assert.deepEqual(await change('show', other.id), untouched);
+  assert.ok(!text.includes(secret.slice(19)) && secret2);
+});
+
+test('what cannot be set is refused with the reason', LIMIT, async () => {
+  const key = await createKey();
+  for (const [args, wanted, error] of [
+    [['set', key.id], 2, /^claudegate: key set: needs at least one option/],
+    [['set', key.id, '--priority', '11'], 2, /^claudegate: --priority: must be .*got '11'\n$/],
+    [['set', key.id, '--name', ''], 2, /^claudegate: --name: /],
+    [['set', key.id, '--expires', '1999-01-01'], 2, /^claudegate: --expires: .*in the past/],
+    [['set', key.id, '--tokens-per-day', '-1'], 2, /^claudegate: --tokens-per-day: must be /],
+    [['set', key.id, '--user', 'x'], 2, /unrecognized option '--user'\nUsage: /],
+    [['set', '--priority', '5'], 2, /^Usage: /],
+    [['set', key.id, key.id, '--priority', '5'], 2, /^Usage: /],
+    [['set', 'nosuchkey000', '--priority', '5'], 1, /^claudegate: there is no such key\n$/],
+    [['show', 'nosuchkey000'], 1, /^claudegate: there is no such key\n$/],
+    [['disable', 'nosuchkey000'], 1, /^claudegate: there is no such key\n$/],
+    [['rotate', 'nosuchkey000'], 1, /^claudegate: there is no such key\n$/],
+    ...['soon', '-1h', '91d', '1', 'h', '1w', ''].map((overlap) => [
+      ['rotate', key.id, '--overlap', overlap], 2, /^claudegate: --overlap: must be 0, or .*at most 90d; got '/]),
+    [['rotate', key.id, '--name', 'x'], 2, /unrecognized option '--name'\nUsage: /],
+    [['list', 'x'], 2, /^Usage: /],
+    [['nonsense'], 2, /^Usage: /],
+    [[], 2, /^Usage: /],
+  ]) {
+    const { code, stdout, stderr } = await gw.cli(['key', ...args]);
+    assert.deepEqual([code, stdout], [wanted, ''], `${args}: ${stderr}`);
+    assert.match(stderr, error, String(args));
+  }
+  const { key: secret, ...described } = key;
+  assert.deepEqual(await change('show', key.id), described, secret && 'unchanged');
+});
+
+const status = async (key) => {
+  const reply = await gw.chat({ message: 'hello' }, { key });
+  return reply.status === 200 ? 200 : `${reply.status} ${reply.body.error}`;
+};
+
+test('disable, enable, revoke: seen within two seconds, and revoked is final', LIMIT, async () => {
+  const { key, id } = await createKey();
+  assert.equal(await status(key), 200);
+  assert.equal(await says('disable', id), `Key ${id} disabled.\n`);
+  await eventually(async () => await status(key) === '401 API key disabled', { ms: 2000 });
+  assert.equal((await change('show', id)).status, 'disabled');
+  await change('set', id, '--name', 'still disabled');
+  assert.equal((await change('show', id)).status, 'disabled');
+  assert.equal(await says('enable', id), `Key ${id} enabled.\n`);
+  await eventually(async () => await status(key) === 200, { ms: 2000 });
+  assert.equal((await change('revoke', id)).status, 'revoked');
+  await eventually(async () => await status(key) === '401 API key revoked', { ms: 2000 });
+  for (const args of [['enable', id], ['disable', id], ['set', id, '--priority', '2'], ['rotate', id]]) {
+    const { code, stdout, stderr } = await gw.cli(['key', ...args]);
+    assert.deepEqual([code, stdout], [1, '']);
+    assert.equal(stderr, `claudegate: key ${id} is revoked, and that is final\n`);
+  }
+  assert.equal(await says('revoke', id), `Key ${id} revoked.\n`);
+});
+
+test('rotate: the old secret works until the overlap ends, then only the new one', LIMIT, async () => {
+  const { key, id, publicId } = await createKey();
+  assert.equal(await status(key), 200);
+  const second = await change('rotate', id, '--overlap', '4s');
+  const until = Date.parse(second.oldSecretUntil);
+  assert.ok(Math.abs(until - Date.now() - 4000) < 3000, second.oldSecretUntil);
+  assert.equal(KEY.exec(second.key)[1], publicId, 'the same key');
+  await eventually(async () => await status(second.key) === 200, { ms: 2000 });
+  assert.equal(await status(key), 200);
+  assert.match(await status(`${key.slice(0, -1)}${key.endsWith('A') ? 'B' : 'A'}`), /^401 /);
+  await sleep(until - Date.now() + 50);
+  assert.equal(await status(key), '401 Invalid API key', 'at once, nothing is told');
+  assert.equal(await status(second.key), 200);
+
+  const third = await change('rotate', id); // a day; the first one is out of the game
+  assert.ok(Math.abs(Date.parse(third.oldSecretUntil) - Date.now() - 86_400_000) < 60_000);
+  await eventually(async () => await status(third.key) === 200, { ms: 2000 });
+  assert.deepEqual([await status(second.key), await status(key)], [200, '401 Invalid API key']);
+  const text = await says('rotate', id, '--overlap', '0');
+  assert.match(text, /^Key 'test' has a new secret\. It is shown only now:\n\n {2}sk-cg-\S+\n\nWhat it had does not work any more\.\n$/);
+  const fourth = /sk-cg-\S+/.exec(text)[0];
+  made.push(fourth);
+  await eventually(async () => await status(third.key) === '401 Invalid API key', { ms: 2000 });
+  assert.deepEqual([await status(fourth), await status(second.key)], [200, '401 Invalid API key']);
+});
+
+test('rotate before the key was ever used, and with the old one first', LIMIT, async () => {
+  const { key, id } = await createKey();
+  const second = await change('rotate', id, '--overlap', '1h');
+  assert.deepEqual([await status(key), await status(second.key)], [200, 200]);
+  const third = await change('rotate', id, '--overlap', '1h');
+  await eventually(async () => await status(key) === '401 Invalid API key', { ms: 2000 });
+  assert.deepEqual([await status(third.key), await status(second.key)], [200, 200]);
+});
+
+test('with Redis every change is told to the servers; without it they look', LIMIT, async (t) => {
+  const redis = await Redis.start();
+  t.after(() => redis.stop());
+  const one = await Gateway.start({ test: t, env: { REDIS_URL: redis.url } });
+  const { key, id } = await one.createKey([]);
+  const two = await Gateway.start({ test: t, postgres: one.postgres, env: { ...one.env,
+    CLAUDEGATE_DATA_DIR: `${one.dataDir}-two`,
+    ...(one.postgres ? {} : { DATABASE_URL: `sqlite:${one.dataDir}/claudegate.db` }) } });
+  const heard = net.connect(redis.port, '127.0.0.1').setEncoding('utf8');
+  t.after(() => heard.destroy());
+  let told = '';
+  heard.on('data', (data) => { told += data; });
+  heard.write('PSUBSCRIBE *\r\n');
+  await eventually(() => told.includes('psubscribe'));
+  const delays = [];
+  for (const [what, wanted] of [['disable', 401], ['enable', 200], ['disable', 401],
+    ['enable', 200], ['revoke', 401]]) {
+    told = '';
+    const { code, stderr } = await one.cli(['key', what, id]);
+    const from = Date.now();
+    assert.equal(code, 0, stderr);
+    await eventually(() => told.includes('keys-changed'));
+    for (const server of [one, two]) {
+      await eventually(async () =>
+        (await server.chat({ message: 'hello' }, { key })).status === wanted, { ms: 2000, every: 5 });
+    }
+    delays.push(Date.now() - from);
+  }
+  t.diagnostic(`seen by both after ${delays.join(', ')} ms`);
+  await redis.kill(); // without it the poll still sees it
+  const other = await one.createKey([]);
+  assert.equal((await two.chat({ message: 'hello' }, { key: other.key })).status, 200);
+  assert.equal((await one.cli(['key', 'revoke', other.id])).code, 0);
+  await eventually(async () =>
+    (await two.chat({ message: 'hello' }, { key: other.key })).status === 401, { ms: 2000 });
 });
 
 /** N requests of each key at once, one worker: whose the first N answers were. */
@@ -267,9 +428,8 @@ test('a revoked key is refused within two seconds, by id or public id', LIMIT, a
     assert.equal((await gw.chat({ message: 'hello' }, { key: key.key })).status, 200);
     const { code, stdout } = await gw.cli(['key', 'revoke', key[name]]);
     assert.deepEqual([code, stdout], [0, `Key ${key[name]} revoked.\n`]);
-    await sleep(2000);
-    const reply = await gw.chat({ message: 'hello' }, { key: key.key });
-    assert.equal(reply.status, 401, reply.text);
+    await eventually(async () =>
+      (await gw.chat({ message: 'hello' }, { key: key.key })).status === 401, { ms: 2000 });
     assert.equal((await list()).find((k) => k.id === key.id).status, 'revoked');
   }
   const { code, stderr } = await gw.cli(['key', 'revoke', 'nosuchkey000']);

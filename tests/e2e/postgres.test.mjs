@@ -189,7 +189,8 @@ test('start without PostgreSQL, or with a wrong password: said at once, without 
       [wrong, /cannot open the PostgreSQL database: .*password authentication failed/],
       ['postgres://u:wr0ng-passw0rd@h:port/db', /environment: DATABASE_URL: must have the form/]]) {
       const from = performance.now();
-      const { code, stdout, stderr } = await Gateway.refused({ env: { DATABASE_URL } });
+      const { code, stdout, stderr } = await Gateway.refused({
+        env: { DATABASE_URL, CLAUDEGATE_DATABASE_START_TIMEOUT: '0' } });
       assert.equal(code, 1);
       assert.match(stderr, says);
       assert.doesNotMatch(stdout + stderr, /wr0ng/);

@@ -2,7 +2,10 @@
 #ifndef CG_TESTS_CHILD_RUN_CASES_H
 #define CG_TESTS_CHILD_RUN_CASES_H
 
+#include "child/run.h"
 #include "child_rig.h"
+
+#include <fcntl.h>
 
 static int run_sh(const char *script, int64_t timeout_ms, struct buf *out, struct err *err)
 {
@@ -32,6 +35,34 @@ static void test_run_ok_and_failing(void **state)
     buf_release(&out);
     assert_int_equal(fd_count(), fds);
     assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
+}
+
+/* A child that hangs before its exec: here it writes its number into a pipe that is full. */
+static void test_a_start_is_bounded_in_time(void **state)
+{
+    static const char *const argv[] = {"/bin/sh", "-c", "exit 0", NULL};
+    static const char zeros[4096];
+    int full[2];
+    struct err err;
+    struct buf out;
+    (void)state;
+    size_t fds = fd_count();
+    buf_init(&out, 4096);
+    assert_int_equal(pipe2(full, O_CLOEXEC | O_NONBLOCK), 0);
+    while (write(full[1], zeros, sizeof(zeros)) > 0) {
+    }
+    fcntl(full[1], F_SETFL, 0);
+    struct child_confine confine = {.cgroup_procs = full[1]};
+    struct spawn_opts o = {.argv = argv, .envp = no_env, .confine = &confine};
+    int64_t start = clock_mono_ms();
+    assert_int_equal(run_process(&o, 10000, &out, NULL, &err), -1);
+    assert_in_range(clock_mono_ms() - start, 1000, 9000);
+    assert_non_null(strstr(err.msg, strerror(ETIMEDOUT)));
+    assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); /* nothing is left of it */
+    close(full[0]);
+    close(full[1]);
+    buf_release(&out);
+    assert_int_equal(fd_count(), fds);
 }
 
 static void test_run_is_bounded_in_time(void **state)

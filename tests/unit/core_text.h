@@ -275,6 +275,11 @@ static void test_utf8_every_pair_and_cut(void **state)
         free(part);
     }
     assert_true(str_is_utf8(STR("a\0b\xEF\xBF\xBF")));
+    char text[] = "ab\xE4\xB8\xAD\xE4\xB8";
+    str_end_utf8(text);
+    assert_string_equal(text, "ab\xE4\xB8\xAD");
+    str_end_utf8(text);
+    assert_string_equal(text, "ab\xE4\xB8\xAD");
 }
 
 /* --- buf ---------------------------------------------------------------------------------- */

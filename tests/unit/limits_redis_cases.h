@@ -204,8 +204,8 @@ static void test_restart_in_the_day(void **state)
     s = srv_open(LIMIT_AWAY_CLOSED); /* Redis has nothing */
     assert_int_equal(ask(&s, &key, 100, &t), ERR_NONE);
     limit_restore(s.l, key.id, &(struct limit_spent){.requests = 3, .tokens = 150});
-    assert_int_equal(see(&s, &key)->day_requests.remaining, 7);
-    assert_int_equal(last.views.day_tokens.remaining, 750); /* 100 of them reserved */
+    assert_int_equal(see(&s, &key)->day_requests.remaining, 6); /* one runs: not in the database */
+    assert_int_equal(last.views.day_tokens.remaining, 750);     /* 100 of them reserved */
     limit_settle(s.l, &t, 20, 0);
     assert_int_equal(see(&s, &key)->day_tokens.remaining, 830);
     srv_close(&s);
@@ -376,8 +376,8 @@ static void test_open(void **state)
         limit_settle(s.l, &tickets[i], 7, 0);
         assert_null(tickets[i].hold);
     }
-    assert_int_equal(see(&s, &key)->day_requests.remaining, 5);
-    assert_int_equal(last.views.day_tokens.remaining, 65);
+    assert_int_equal(see(&s, &key)->day_requests.remaining, 4); /* the one of before, and five */
+    assert_int_equal(last.views.day_tokens.remaining, 55);
     settle_all(&s, 1, tickets, 0);
     limit_settle(s.l, &t, 0, 0);
     srv_close(&s);
@@ -445,6 +445,67 @@ static void test_share_knows(void **state)
     srv_close(&s);
 }
 
+/* What ended just before Redis went away is known, though Redis has not told it any more. */
+static void test_share_knows_the_last(void **state)
+{
+    (void)state;
+    struct srv s = srv_open(LIMIT_AWAY_SHARE);
+    struct api_key key = make_key(-1, -1, 1000);
+    struct limit_ticket t;
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(ask(&s, &key, 50, &t), ERR_NONE);
+        limit_settle(s.l, &t, 300, 0);
+    }
+    run_for(50);
+    rig_kill(&redis);
+    wait_for(s.shared, false, 1000);
+    assert_int_equal(ask(&s, &key, 50, &t), ERR_NONE);
+    assert_int_equal(last.views.day_tokens.remaining, 1000 - 600 - 50);
+    limit_settle(s.l, &t, 0, 0);
+    srv_close(&s);
+}
+
+/* A Redis that has no room counts as away until it has; what it knew it still knows. */
+static void test_full(void **state)
+{
+    (void)state;
+    struct srv s = srv_open(LIMIT_AWAY_SHARE);
+    struct api_key key = make_key(-1, 10, -1);
+    struct limit_ticket t;
+    assert_int_equal(ask(&s, &key, 1, &t), ERR_NONE);
+    limit_settle(s.l, &t, 1, 0);
+    assert_int_equal(rig_ask(&redis, "CONFIG SET maxmemory 1"), 0);
+    assert_int_equal(ask(&s, &key, 1, &t), ERR_NONE); /* this server's part: all of it */
+    assert_int_equal(last.views.day_requests.remaining, 8);
+    wait_for(s.shared, false, 1000);
+    run_for(500); /* it connects again and again, and is not up */
+    assert_false(shared_is_up(s.shared));
+    assert_int_equal(rig_ask(&redis, "CONFIG SET maxmemory 0"), 0);
+    wait_for(s.shared, true, 8000);
+    limit_settle(s.l, &t, 1, 0);
+    assert_int_equal(see(&s, &key)->day_requests.remaining, 8);
+    srv_close(&s);
+}
+
+/* Redis comes back empty, and the database says nothing yet: a spent day stays spent. */
+static void test_back_empty(void **state)
+{
+    (void)state;
+    struct srv s = srv_open(LIMIT_AWAY_CLOSED);
+    struct api_key key = make_key(-1, 10, -1);
+    struct limit_ticket t;
+    for (int i = 0; i < 10; i++) {
+        assert_int_equal(ask(&s, &key, 1, &t), ERR_NONE);
+        limit_settle(s.l, &t, 1, 0);
+    }
+    rig_kill(&redis);
+    wait_for(s.shared, false, 1000);
+    rig_launch(&redis);
+    wait_for(s.shared, true, 8000);
+    assert_int_equal(ask(&s, &key, 1, &t), ERR_QUOTA);
+    srv_close(&s);
+}
+
 /* After the outage: what runs is counted again, and the next outage begins anew. */
 static void test_back_again(void **state)
 {
@@ -468,8 +529,8 @@ static void test_back_again(void **state)
         settle_all(&s, 1, tickets, 10);
         limit_restore(s.l, key.id, &(struct limit_spent){.requests = 19 * (round + 1)});
         assert_int_equal(see(&s, &key)->concurrent.remaining, 19);
-        assert_int_equal(last.views.day_requests.remaining, 100 - 19 * (round + 1));
-        assert_int_equal(last.views.day_tokens.remaining, 1000 - 190);
+        assert_int_equal(last.views.day_requests.remaining, 100 - 19 * (round + 1) - 1);
+        assert_int_equal(last.views.day_tokens.remaining, 1000 - 190 * (round + 1));
     }
     limit_settle(s.l, &before, 0, 0);
     srv_close(&s);

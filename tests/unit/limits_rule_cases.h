@@ -203,6 +203,33 @@ static void test_restore(void **state)
     mem_close(&m);
 }
 
+/* What the database was asked before midnight, and says after it, is not the new day's. */
+static void test_restore_at_midnight(void **state)
+{
+    (void)state;
+    struct mem m = mem_open("Europe/Berlin");
+    struct api_key key = make_key(-1, 10, -1);
+    struct limit_spent spent = {.requests = 4, .month_cost = 3 * USD};
+    key.limits.cost_per_month = 5 * USD;
+    wall = parse_time("2026-11-28T22:59:59.999Z");
+    spent.day = limit_day_start(m.l);
+    spent.month = limit_month_start(m.l);
+    limit_restore(m.l, KEY_ID, &spent);
+    assert_int_equal(look_at(m.l, &key, wall)->day_requests.remaining, 6);
+    limit_restore(m.l, KEY_ID, &spent);
+    look_at(m.l, &key, wall + 1);
+    assert_int_equal(last.views.day_requests.remaining, 10);
+    limit_restore(m.l, KEY_ID, &spent);
+    look_at(m.l, &key, wall + 1);
+    assert_int_equal(last.views.day_requests.remaining, 10);
+    assert_int_equal(last.views.month_cost.remaining, 2 * USD); /* the month goes on */
+    look_at(m.l, &key, parse_time("2026-11-30T23:00:00Z"));
+    spent.month_cost = 4 * USD;
+    limit_restore(m.l, KEY_ID, &spent);
+    assert_int_equal(look_at(m.l, &key, wall)->month_cost.remaining, 5 * USD);
+    mem_close(&m);
+}
+
 /* The textbook's GCRA with a theoretical arrival time, in units of 1/limit ms, as the model. */
 struct model {
     int64_t tat, day, requests, used, reserved, open;

@@ -736,6 +736,7 @@ int main(void)
         cmocka_unit_test(test_parent_without_stdio),
         cmocka_unit_test(test_dies_with_its_parent),
         cmocka_unit_test(test_run_ok_and_failing),
+        cmocka_unit_test(test_a_start_is_bounded_in_time),
         cmocka_unit_test(test_run_is_bounded_in_time),
         cmocka_unit_test(test_run_with_much_stderr),
     };

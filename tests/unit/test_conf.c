@@ -372,6 +372,7 @@ static void test_every_setting_has_a_variable(void **state)
                             : strcmp(s->name, "database.url") == 0   ? "sqlite:x" /* a name too */
                             : strcmp(s->name, "sandbox.uids") == 0   ? "1-2"
                             : strcmp(s->name, "redis.url") == 0      ? "redis://x"
+                            : strstr(s->name, "trusted_proxies")     ? "::1"
                             : strcmp(s->name, "models.aliases") == 0 ? "a=b"
                                                                      : "x";
         AUTO(free_charp) char *a = x_printf("%s=%s", setting_env_name(s, name), value);
@@ -558,6 +559,8 @@ static void test_stores(void **state)
     assert_refused("keys:\n  models: 'claude-*,,x'\n", "2: keys.models: must be model names");
     assert_loads("keys:\n  models: 'claude-*, claude-3-5-haiku'\n", no_env);
 }
+
+#include "conf_networks_cases.h"
 
 static void test_redis_url(void **state)
 {
@@ -897,6 +900,7 @@ int main(void)
         cmocka_unit_test(test_base_url),
         cmocka_unit_test(test_stores),
         cmocka_unit_test(test_redis_url),
+        cmocka_unit_test(test_networks),
         cmocka_unit_test(test_timezone),
         cmocka_unit_test(test_pass_env),
         cmocka_unit_test(test_agent_tools),

@@ -6,6 +6,7 @@
 #include "limit/journal_row.h"
 #include "metrics/metrics.h"
 
+#include <event2/event.h>
 #include <fcntl.h>
 #include <ftw.h>
 #include <poll.h>
@@ -309,6 +310,10 @@ static void test_row_round_trip(void **state)
     assert_in_range(strlen(again.error), 190, sizeof(again.error) - 1);
     buf_release(&b);
     assert_int_equal(journal_row_parse(STR("{\"request_id\":5}"), &again, NULL), -1);
+    /* A line of a version without costs. */
+    assert_int_equal(
+        journal_row_parse(STR("{\"request_id\":\"r\",\"api_key_id\":\"k\"}"), &again, NULL), 0);
+    assert_true(again.cost_nano == -1);
     assert_int_equal(journal_row_parse(STR("[]"), &again, NULL), -1);
 }
 
@@ -486,6 +491,18 @@ static int append_to_full_disk(struct world *w, int group, int count)
     return refused;
 }
 
+static bool file_exists(const struct world *w, const char *name)
+{
+    AUTO(free_charp) char *path = x_printf("%s/%s", w->journal_dir, name);
+    return access(path, F_OK) == 0;
+}
+
+static void remove_journal_file(const struct world *w, const char *name)
+{
+    AUTO(free_charp) char *path = x_printf("%s/%s", w->journal_dir, name);
+    assert_int_equal(unlink(path), 0);
+}
+
 static void test_full_disk(void **state)
 {
     struct world *w = *state;
@@ -503,6 +520,47 @@ static void test_full_disk(void **state)
     flush(w);
     assert_int_equal(rows_in_db(w), 210);
     assert_true(metric_value("claudegate_usage_dropped_total") == 0.0);
+}
+
+static void wait_until_writable(struct world *w)
+{
+    int64_t deadline = clock_mono_ms() + 20000;
+    while (journal_disk_is_full(w->j)) {
+        assert_true(clock_mono_ms() < deadline);
+        event_base_loop(loop_base(w->loop), EVLOOP_ONCE);
+    }
+}
+
+/* Raised by the first row that is refused, lifted by the look at the disk, not by a small write
+ * that happens to fit. */
+static void test_full_disk_alarm(void **state)
+{
+    struct world *w = *state;
+    world_open_journal(w);
+    assert_false(journal_disk_is_full(w->j));
+    assert_true(metric_value("claudegate_usage_journal_disk_full") == 0.0);
+    assert_true(file_exists(w, "usage.reserve"));
+    append_to_full_disk(w, 1, 100);
+    assert_true(journal_disk_is_full(w->j));
+    assert_true(metric_value("claudegate_usage_journal_disk_full") == 1.0);
+    assert_false(file_exists(w, "usage.reserve")); /* given up for what still runs */
+    append_rows(w, 1, 100, 10);
+    assert_true(journal_disk_is_full(w->j));
+    wait_until_writable(w);
+    assert_true(file_exists(w, "usage.reserve"));
+    assert_true(metric_value("claudegate_usage_journal_disk_full") == 0.0);
+    flush(w);
+    assert_int_equal(rows_in_db(w), 110);
+    assert_true(metric_value("claudegate_usage_dropped_total") == 0.0);
+    /* It begins on a full disk. */
+    journal_close(w->j);
+    w->j = NULL;
+    remove_journal_file(w, "usage.reserve");
+    set_file_limit(20000);
+    world_open_journal(w);
+    assert_true(journal_disk_is_full(w->j));
+    set_file_limit(RLIM_INFINITY);
+    wait_until_writable(w);
 }
 
 /* --- journal: the database is away ------------------------------------------------------- */
@@ -713,6 +771,7 @@ int main(void)
         WORLD_TEST(test_file_that_vanishes),
         WORLD_TEST(test_poison_row),
         WORLD_TEST(test_full_disk),
+        WORLD_TEST(test_full_disk_alarm),
         WORLD_TEST(test_outage_by_lock),
         WORLD_TEST(test_outage_by_missing_table),
         WORLD_TEST(test_long_outage),

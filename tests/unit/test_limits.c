@@ -20,6 +20,7 @@ int main(void)
         RULE(test_limit_change_is_immediate),
         RULE(test_clock_goes_back),
         RULE(test_restore),
+        RULE(test_restore_at_midnight),
         RULE(test_concurrent),
         RULE(test_random_interleavings),
         RULE(test_random_clock),
@@ -39,6 +40,9 @@ int main(void)
         REDIS(test_open),
         REDIS(test_share),
         REDIS(test_share_knows),
+        REDIS(test_share_knows_the_last),
+        REDIS(test_full),
+        REDIS(test_back_empty),
         REDIS(test_back_again),
     };
     return cmocka_run_group_tests(tests, start_server, end_server);

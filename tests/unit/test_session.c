@@ -21,16 +21,39 @@
 struct sfx {
     struct fx *fx;
     struct sessions *ss;
-    int64_t ttl_s, max_bytes;
+    struct vault *vault;
+    int64_t ttl_s, max_bytes, max_messages;
+    int parted, gone; /* sessions that left */
 };
 
 static struct sfx s;
+
+static void on_part(void *ctx, const char *id, bool gone)
+{
+    assert_ptr_equal(ctx, &s);
+    assert_int_equal(strlen(id), 36);
+    s.parted++;
+    s.gone += gone;
+}
+
+static struct sessions *new_sessions(void)
+{
+    struct sessions_opts o = {.loop = s.fx->loop,
+                              .db = s.fx->db,
+                              .vault = s.vault,
+                              .ttl_s = s.ttl_s,
+                              .max_bytes = s.max_bytes,
+                              .max_messages = s.max_messages};
+    struct sessions *ss = sessions_new(&o);
+    sessions_on_part(ss, on_part, &s);
+    return ss;
+}
 
 static void open_sessions(int64_t ttl_s, int64_t max_bytes)
 {
     s.ttl_s = ttl_s;
     s.max_bytes = max_bytes;
-    s.ss = sessions_new(s.fx->loop, s.fx->db, ttl_s, max_bytes);
+    s.ss = new_sessions();
 }
 
 static void close_sessions(void)
@@ -95,6 +118,7 @@ static int tear_down(void **state)
     void *fx = s.fx;
     (void)state;
     close_sessions();
+    vault_free(s.vault);
     fx_tear_down(&fx);
     metrics_reset();
     return 0;
@@ -137,16 +161,22 @@ static void wait_answer(const struct answer *a)
     assert_int_equal(a->calls, 1);
 }
 
-static struct session *open_as(const char *id, const char *key, enum err_code expected)
+static struct session *open_on(struct sessions *ss, const char *id, const char *key,
+                               enum err_code expected)
 {
     struct answer a = {.calls = 0};
-    session_open(s.ss, id, key, on_opened, &a);
+    session_open(ss, id, key, on_opened, &a);
     wait_answer(&a);
     if (a.err.code != expected)
         fail_msg("code %d: %s", (int)a.err.code, a.err.msg);
     if (expected != ERR_NONE && expected != ERR_INTERNAL && expected != ERR_UNAVAILABLE)
         assert_memory_equal(a.err.msg, "sessionId: ", 11);
     return a.session;
+}
+
+static struct session *open_as(const char *id, const char *key, enum err_code expected)
+{
+    return open_on(s.ss, id, key, expected);
 }
 
 static json_t *text_content(const char *text)
@@ -158,6 +188,7 @@ static void commit_later(struct session *session, const char *user, const char *
                          json_t *system, struct answer *a)
 {
     struct session_turn turn = {.model = "claude-sonnet-4-5",
+                                .revision = session_new_revision(session),
                                 .conversation_id = "cli-session-1",
                                 .system = system,
                                 .user = text_content(user),
@@ -185,6 +216,20 @@ static void make_session(const char *key, char out[ID_UUID_SIZE])
     snprintf(out, ID_UUID_SIZE, "%s", session->id);
     commit(session, "hello", "hi");
     session_release(session);
+}
+
+static void stop_loop(void *loop)
+{
+    loop_stop(loop);
+}
+
+static void run_loop_for(int64_t ms)
+{
+    struct timer t;
+    timer_init(&t, s.fx->loop, stop_loop, s.fx->loop);
+    timer_set(&t, ms);
+    loop_run(s.fx->loop);
+    timer_release(&t);
 }
 
 /* --- owners and turns --------------------------------------------------------------------- */
@@ -329,6 +374,7 @@ static void test_restart_brings_everything_back(void **state)
                                 &err);
     json_t *system = json_string("be brief");
     struct session_turn turn = {.model = "claude-opus-4-8",
+                                .revision = session_new_revision(session),
                                 .conversation_id = "conv-1",
                                 .system = system,
                                 .user = user,
@@ -384,9 +430,12 @@ static void test_expired_for_the_cache_and_for_the_row(void **state)
     make_session(KEY_A, id);
     raw_sql("UPDATE sessions SET last_accessed_at = last_accessed_at - 3599000");
     restart();
-    session_release(open_as(id, KEY_A, ERR_NONE)); /* a second is left */
+    session_release(open_as(id, KEY_A, ERR_NONE)); /* a second is left; now it is used */
     restart();
-    raw_sql("UPDATE sessions SET last_accessed_at = last_accessed_at - 2000");
+    raw_sql("UPDATE sessions SET last_accessed_at = last_accessed_at - 3599000");
+    session_release(open_as(id, KEY_A, ERR_NONE));
+    restart();
+    raw_sql("UPDATE sessions SET last_accessed_at = last_accessed_at - 3602000");
     open_as(id, KEY_A, ERR_NOT_FOUND);
     assert_int_equal(sessions_cached(s.ss), 0);
     close_sessions();
@@ -397,20 +446,6 @@ static void test_expired_for_the_cache_and_for_the_row(void **state)
     assert_int_equal(sessions_cached(s.ss), 1);
     open_as(id, KEY_A, ERR_NOT_FOUND);
     assert_int_equal(sessions_cached(s.ss), 0);
-}
-
-static void stop_loop(void *loop)
-{
-    loop_stop(loop);
-}
-
-static void run_loop_for(int64_t ms)
-{
-    struct timer t;
-    timer_init(&t, s.fx->loop, stop_loop, s.fx->loop);
-    timer_set(&t, ms);
-    loop_run(s.fx->loop);
-    timer_release(&t);
 }
 
 static void test_the_sweep_deletes_what_expired(void **state)
@@ -481,9 +516,10 @@ static void test_the_cache_forgets_the_oldest_idle_ones(void **state)
     assert_int_equal(sessions_cached(s.ss), CACHE_OF + 1);
     struct answer recent = {.calls = 0}, old = {.calls = 0};
     session_open(s.ss, ids[COUNT - 1], KEY_A, on_opened, &recent);
-    assert_int_equal(recent.calls, 1); /* at once: it is in memory */
+    assert_int_equal(sessions_cached(s.ss), CACHE_OF + 1); /* it is in memory */
     session_open(s.ss, ids[0], KEY_A, on_opened, &old);
-    assert_int_equal(old.calls, 0); /* asked from the database */
+    assert_int_equal(sessions_cached(s.ss), CACHE_OF + 2); /* it was not */
+    wait_answer(&recent);
     wait_answer(&old);
     assert_int_equal(json_array_size(old.session->messages), 2);
     session_release(old.session);
@@ -505,8 +541,11 @@ static void test_the_cache_is_bounded_in_bytes(void **state)
     free(text);
     for (int i = 0; i < COUNT; i++) {
         struct session *session = session_create(s.ss, KEY_A);
-        struct session_turn turn = {
-            .model = "m", .conversation_id = "", .user = user, .assistant = answer};
+        struct session_turn turn = {.model = "m",
+                                    .revision = session_new_revision(session),
+                                    .conversation_id = "",
+                                    .user = user,
+                                    .assistant = answer};
         struct answer a = {.calls = 0};
         session_commit(session, &turn, on_committed, &a);
         wait_answer(&a);
@@ -519,6 +558,7 @@ static void test_the_cache_is_bounded_in_bytes(void **state)
 
 /* --- the database fails ------------------------------------------------------------------- */
 
+/* No turn is begun that could not be kept, and what could not be saved is saved first. */
 static void test_a_failed_save_is_told_and_the_session_goes_on(void **state)
 {
     char id[ID_UUID_SIZE];
@@ -530,17 +570,52 @@ static void test_a_failed_save_is_told_and_the_session_goes_on(void **state)
         "CREATE TRIGGER refuse BEFORE UPDATE ON sessions BEGIN SELECT RAISE(FAIL, 'disk'); END");
     commit_later(session, "second", "turn", NULL, &a);
     wait_answer(&a);
-    assert_int_not_equal(a.err.code, ERR_NONE);
+    assert_true(a.err.code != ERR_NONE && a.err.code != ERR_SESSION_BUSY);
     session_release(session);
+    a = (struct answer){.calls = 0};
+    session_open(s.ss, id, KEY_A, on_opened, &a);
+    wait_answer(&a);
+    assert_null(a.session);
+    assert_true(a.err.code == ERR_INTERNAL || a.err.code == ERR_UNAVAILABLE);
+    assert_int_equal(sessions_cached(s.ss), 1);
+    raw_sql("DROP TRIGGER refuse");
     session = open_as(id, KEY_A, ERR_NONE);
     assert_int_equal(json_array_size(session->messages), 4);
-    raw_sql("DROP TRIGGER refuse");
     commit(session, "third", "turn");
     session_release(session);
     restart();
     session = open_as(id, KEY_A, ERR_NONE);
     assert_int_equal(json_array_size(session->messages), 6);
     session_release(session);
+}
+
+/* Nobody asks for it again: it is saved all the same. */
+static void test_an_unsaved_turn_is_saved_later(void **state)
+{
+    char id[ID_UUID_SIZE];
+    struct answer a = {.calls = 0}, b = {.calls = 0}, c = {.calls = 0};
+    (void)state;
+    close_sessions();
+    open_db(s.fx);
+    open_sessions(1, BIG);
+    make_session(KEY_A, id);
+    struct session *session = open_as(id, KEY_A, ERR_NONE);
+    raw_sql(
+        "CREATE TRIGGER refuse BEFORE UPDATE ON sessions BEGIN SELECT RAISE(FAIL, 'disk'); END");
+    commit_later(session, "second", "turn", NULL, &a);
+    wait_answer(&a);
+    session_release(session);
+    run_loop_for(300); /* tried again, in vain */
+    raw_sql("DROP TRIGGER refuse");
+    run_loop_for(300);
+    assert_int_equal(raw_number("SELECT message_count FROM sessions"), 4);
+    session_open(s.ss, id, KEY_A, on_opened, &b);
+    session_open(s.ss, id, KEY_A, on_opened, &c);
+    wait_answer(&b);
+    wait_answer(&c);
+    assert_int_equal(json_array_size(b.session->messages), 4);
+    assert_int_equal(c.err.code, ERR_SESSION_BUSY);
+    session_release(b.session);
 }
 
 static void test_a_failed_load_leaves_nothing_behind(void **state)
@@ -577,6 +652,310 @@ static void test_an_unreadable_row_is_an_internal_error(void **state)
     }
 }
 
+/* --- several servers on one database, without Redis --------------------------------------- */
+
+static void test_of_two_turns_at_once_one_is_kept(void **state)
+{
+    char id[ID_UUID_SIZE];
+    struct answer a = {.calls = 0}, b = {.calls = 0};
+    (void)state;
+    make_session(KEY_A, id);
+    struct sessions *other = new_sessions();
+    struct session *here = open_as(id, KEY_A, ERR_NONE);
+    struct session *there = open_on(other, id, KEY_A, ERR_NONE);
+    commit_later(there, "there", "turn", NULL, &b);
+    wait_answer(&b);
+    assert_int_equal(b.err.code, ERR_NONE);
+    commit_later(here, "here", "turn", NULL, &a);
+    wait_answer(&a);
+    assert_int_equal(a.err.code, ERR_SESSION_BUSY);
+    assert_memory_equal(a.err.msg, "sessionId: ", 11);
+    session_release(there);
+    session_release(here);
+    assert_int_equal(sessions_cached(s.ss), 0);
+    here = open_as(id, KEY_A, ERR_NONE);
+    assert_int_equal(json_array_size(here->messages), 4);
+    const json_t *m = json_array_get(here->messages, 2);
+    assert_true(
+        str_eq_c(json_get_str(json_array_get(json_object_get(m, "content"), 0), "text"), "there"));
+    commit(here, "again", "here");
+    session_release(here);
+    there = open_on(other, id, KEY_A, ERR_NONE); /* cached, but not what the row holds any more */
+    assert_int_equal(json_array_size(there->messages), 6);
+    commit(there, "again", "there");
+    session_release(there);
+    assert_int_equal(raw_number("SELECT message_count FROM sessions"), 8);
+    close_db(s.fx);
+    sessions_free(other);
+}
+
+static void test_a_session_ended_elsewhere_does_not_come_back(void **state)
+{
+    char id[ID_UUID_SIZE];
+    struct answer a = {.calls = 0};
+    (void)state;
+    make_session(KEY_A, id);
+    struct session *session = open_as(id, KEY_A, ERR_NONE);
+    raw_sql("DELETE FROM sessions");
+    commit_later(session, "x", "y", NULL, &a);
+    wait_answer(&a);
+    assert_int_equal(a.err.code, ERR_SESSION_BUSY);
+    session_release(session);
+    open_as(id, KEY_A, ERR_NOT_FOUND);
+    make_session(KEY_A, id);
+    raw_sql("DELETE FROM sessions");
+    open_as(id, KEY_A, ERR_NOT_FOUND); /* though it was cached */
+    assert_int_equal(sessions_cached(s.ss), 0);
+}
+
+static void test_a_long_turn_keeps_its_row(void **state)
+{
+    char id[ID_UUID_SIZE];
+    (void)state;
+    close_sessions();
+    open_db(s.fx);
+    open_sessions(1, BIG);
+    make_session(KEY_A, id);
+    struct session *session = open_as(id, KEY_A, ERR_NONE);
+    for (int i = 0; i < 5; i++) { /* other servers sweep all the time */
+        run_loop_for(400);
+        char *sql = sqlite3_mprintf("DELETE FROM sessions WHERE last_accessed_at < %lld",
+                                    (long long)(clock_wall_ms() - 1000));
+        raw_sql(sql);
+        sqlite3_free(sql);
+    }
+    commit(session, "at", "last");
+    session_release(session);
+}
+
+static void test_unknown_ones_asked_for_at_once(void **state)
+{
+    struct answer all[3] = {{.calls = 0}};
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(all); i++)
+        session_open(s.ss, NO_ID, KEY_A, on_opened, &all[i]);
+    for (size_t i = 0; i < ARRAY_SIZE(all); i++) {
+        wait_answer(&all[i]);
+        assert_int_equal(all[i].err.code, ERR_NOT_FOUND);
+    }
+    assert_int_equal(sessions_cached(s.ss), 0);
+}
+
+/* --- ending and reading ------------------------------------------------------------------- */
+
+static void on_ended(void *ctx, const struct err *err)
+{
+    struct answer *a = ctx;
+    a->calls++;
+    a->err = err ? *err : (struct err){.code = ERR_NONE};
+}
+
+static void ends(const char *id, const char *key, enum err_code expected)
+{
+    struct answer a = {.calls = 0};
+    session_end(s.ss, id, key, on_ended, &a);
+    wait_answer(&a);
+    if (a.err.code != expected)
+        fail_msg("code %d: %s", (int)a.err.code, a.err.msg);
+}
+
+static void test_ending(void **state)
+{
+    char id[ID_UUID_SIZE], kept[ID_UUID_SIZE];
+    struct answer a = {.calls = 0}, b = {.calls = 0};
+    (void)state;
+    make_session(KEY_A, id);
+    make_session(KEY_A, kept);
+    ends(NO_ID, KEY_A, ERR_NOT_FOUND);
+    ends(id, KEY_B, ERR_NOT_FOUND);
+    run_loop_for(20);
+    assert_int_equal(s.parted, 0); /* a stranger ends nothing */
+    struct session *session = open_as(id, KEY_A, ERR_NONE);
+    ends(id, KEY_A, ERR_SESSION_BUSY);
+    session_release(session);
+    session_end(s.ss, id, KEY_A, on_ended, &a);
+    session_open(s.ss, id, KEY_A, on_opened, &b); /* in the middle of it */
+    wait_answer(&a);
+    wait_answer(&b);
+    assert_int_equal(a.err.code, ERR_NONE);
+    assert_int_equal(b.err.code, ERR_NOT_FOUND);
+    run_loop_for(20);
+    assert_int_equal(s.gone, 1);
+    ends(id, KEY_A, ERR_NOT_FOUND);
+    restart();
+    ends(kept, KEY_B, ERR_NOT_FOUND); /* not cached */
+    ends(kept, KEY_A, ERR_NONE);
+    assert_int_equal(raw_number("SELECT count(*) FROM sessions"), 0);
+    assert_int_equal(sessions_cached(s.ss), 0);
+    session_release(session_create(s.ss, KEY_A)); /* its first turn has failed */
+    run_loop_for(20);
+    assert_int_equal(s.gone, 3);
+}
+
+struct reading {
+    struct answer a;
+    size_t messages;
+    char model[64];
+};
+
+static void on_read(void *ctx, const struct session_row *row, const struct session_content *content,
+                    const struct err *err)
+{
+    struct reading *r = ctx;
+    on_ended(&r->a, err);
+    assert_true((row == NULL) == (err != NULL) && (content == NULL) == (err != NULL));
+    r->messages = content ? json_array_size(content->messages) : 0;
+    snprintf(r->model, sizeof(r->model), "%s", content ? content->model : "");
+}
+
+static struct reading reads(const char *id, const char *key)
+{
+    struct reading r = {.messages = 0};
+    session_read(s.ss, id, key, on_read, &r);
+    wait_answer(&r.a);
+    return r;
+}
+
+static void test_reading(void **state)
+{
+    char id[ID_UUID_SIZE];
+    (void)state;
+    make_session(KEY_A, id);
+    assert_int_equal(reads(id, KEY_B).a.err.code, ERR_NOT_FOUND);
+    struct session *session = open_as(id, KEY_A, ERR_NONE);
+    struct reading r = reads(id, KEY_A); /* while a turn runs */
+    assert_int_equal(r.a.err.code, ERR_NONE);
+    assert_int_equal(r.messages, 2);
+    assert_string_equal(r.model, "claude-sonnet-4-5");
+    session_release(session);
+    raw_sql("UPDATE sessions SET last_accessed_at = 1");
+    assert_int_equal(reads(id, KEY_A).a.err.code, ERR_NOT_FOUND);
+}
+
+/* --- encrypted at rest -------------------------------------------------------------------- */
+
+#define MASTER_1 "1111111111111111111111111111111111111111111111111111111111111111"
+#define MASTER_2 "2222222222222222222222222222222222222222222222222222222222222222"
+
+static void restart_with(const char *keys)
+{
+    struct err err;
+    close_sessions();
+    vault_free(s.vault);
+    s.vault = vault_new(keys, &err);
+    assert_non_null(s.vault);
+    open_db(s.fx);
+    open_sessions(s.ttl_s, s.max_bytes);
+}
+
+static bool plain_is_in_the_file(const char *text)
+{
+    char *sql = sqlite3_mprintf("SELECT count(*) FROM sessions WHERE context LIKE '%%%q%%'", text);
+    int64_t n = raw_number(sql);
+    sqlite3_free(sql);
+    return n > 0;
+}
+
+static void goes_on(const char *id, size_t messages)
+{
+    struct session *session = open_as(id, KEY_A, ERR_NONE);
+    assert_int_equal(json_array_size(session->messages), messages);
+    commit(session, "next secret", "turn");
+    session_release(session);
+}
+
+static void does_not_open(const char *id, const char *because)
+{
+    struct answer a = {.calls = 0};
+    session_open(s.ss, id, KEY_A, on_opened, &a);
+    wait_answer(&a);
+    assert_int_equal(a.err.code, ERR_INTERNAL);
+    if (!strstr(a.err.msg, because))
+        fail_msg("%s", a.err.msg);
+    struct reading r = reads(id, KEY_A);
+    assert_int_equal(r.a.err.code, ERR_INTERNAL);
+    assert_int_equal(sessions_cached(s.ss), 0);
+}
+
+static void test_sealed_with_the_master_key(void **state)
+{
+    char id[ID_UUID_SIZE], why[64];
+    (void)state;
+    make_session(KEY_A, id);
+    assert_true(plain_is_in_the_file("hello"));
+    restart_with(MASTER_1); /* what was plain is read, and sealed by its next turn */
+    goes_on(id, 2);
+    assert_false(plain_is_in_the_file("hello") || plain_is_in_the_file("messages"));
+    assert_int_equal(raw_number("SELECT context LIKE '\"v1:%' AND sealed_with = substr(context, 5, "
+                                "8) FROM sessions"),
+                     1);
+    restart_with(MASTER_1);
+    goes_on(id, 4);
+    snprintf(why, sizeof(why), "master key %s", vault_key_id(s.vault, 0));
+    int64_t version = raw_number("SELECT version FROM sessions");
+    restart_with(""); /* no key, or another one: an error, and nothing is lost */
+    does_not_open(id, why);
+    restart_with(MASTER_2);
+    does_not_open(id, why);
+    assert_true(raw_number("SELECT version FROM sessions") == version);
+    restart_with(MASTER_2 "," MASTER_1); /* rotation: sealed anew by its next turn */
+    goes_on(id, 6);
+    restart_with(MASTER_2);
+    goes_on(id, 8);
+}
+
+static void test_a_sealed_row_elsewhere_does_not_open(void **state)
+{
+    char id[ID_UUID_SIZE], other[ID_UUID_SIZE];
+    (void)state;
+    restart_with(MASTER_1);
+    make_session(KEY_A, id);
+    make_session(KEY_A, other);
+    restart_with(MASTER_1);
+    char *sql = sqlite3_mprintf("UPDATE sessions SET context = (SELECT context FROM sessions WHERE "
+                                "id = %Q) WHERE id = %Q",
+                                other, id);
+    raw_sql(sql);
+    sqlite3_free(sql);
+    does_not_open(id, "altered or moved");
+    session_release(open_as(other, KEY_A, ERR_NONE));
+    restart_with(MASTER_1);
+    raw_sql("UPDATE sessions SET context = '\"plain text\"'");
+    does_not_open(id, "not sealed");
+}
+
+static void test_room(void **state)
+{
+    char id[ID_UUID_SIZE], text[500];
+    struct err err;
+    (void)state;
+    memset(text, 'x', sizeof(text) - 1);
+    text[sizeof(text) - 1] = '\0';
+    AUTO(json_unref_p) json_t *large = text_content(text);
+    AUTO(json_unref_p) json_t *small = text_content("x");
+    close_sessions();
+    open_db(s.fx);
+    s.max_messages = 4;
+    open_sessions(AN_HOUR, 600);
+    struct session *session = session_create(s.ss, KEY_A);
+    assert_int_equal(session_check_room(session, large, &err), 0);
+    commit(session, "a", "b");
+    assert_int_equal(session_check_room(session, small, &err), 0);
+    assert_int_equal(session_check_room(session, large, &err), -1);
+    assert_int_equal(err.code, ERR_TOO_LARGE);
+    assert_non_null(strstr(err.msg, "600 bytes"));
+    snprintf(id, sizeof(id), "%s", session->id);
+    session_release(session);
+    session = open_as(id, KEY_A, ERR_NONE);
+    commit(session, "a", "b");
+    session_release(session);
+    struct answer a = {.calls = 0};
+    session_open(s.ss, id, KEY_A, on_opened, &a);
+    wait_answer(&a);
+    assert_int_equal(a.err.code, ERR_TOO_LARGE);
+    assert_non_null(strstr(a.err.msg, "4 messages"));
+}
+
 /* --- agents ------------------------------------------------------------------------------- */
 
 static json_t *parsed(const char *text)
@@ -601,6 +980,7 @@ static void test_an_agent_session_stays_one(void **state)
     assert_false(session->agent);
     snprintf(id, sizeof(id), "%s", session->id);
     struct session_turn turn = {.model = "m",
+                                .revision = session_new_revision(session),
                                 .conversation_id = "",
                                 .user = user,
                                 .assistant = user, /* not looked at */
@@ -743,7 +1123,17 @@ int main(void)
         SESSION_TEST(test_the_cache_forgets_the_oldest_idle_ones),
         SESSION_TEST(test_the_cache_is_bounded_in_bytes),
         SESSION_TEST(test_a_failed_save_is_told_and_the_session_goes_on),
+        SESSION_TEST(test_an_unsaved_turn_is_saved_later),
         SESSION_TEST(test_a_failed_load_leaves_nothing_behind),
+        SESSION_TEST(test_of_two_turns_at_once_one_is_kept),
+        SESSION_TEST(test_a_session_ended_elsewhere_does_not_come_back),
+        SESSION_TEST(test_a_long_turn_keeps_its_row),
+        SESSION_TEST(test_unknown_ones_asked_for_at_once),
+        SESSION_TEST(test_ending),
+        SESSION_TEST(test_reading),
+        SESSION_TEST(test_sealed_with_the_master_key),
+        SESSION_TEST(test_a_sealed_row_elsewhere_does_not_open),
+        SESSION_TEST(test_room),
         SESSION_TEST(test_an_unreadable_row_is_an_internal_error),
         SESSION_TEST(test_an_agent_session_stays_one),
         SESSION_TEST(test_workspaces_go_with_their_sessions),

@@ -302,11 +302,12 @@ static void test_key_json(void **state)
                          "\"tokensPerDay\":null,\"maxConcurrent\":4,\"costPerDay\":2.5,"
                          "\"costPerMonth\":null}' FROM api_keys WHERE public_id = 'aaaaaaaaaaaa'"),
                      1);
-    assert_int_equal(
-        run(fx, "SELECT permissions = '{\"models\":[\"claude-*\",\"opus \\\"4\\\" Ü\"],"
-                "\"maxTokens\":4096,\"allowStreaming\":true,\"allowAgent\":false}' FROM api_keys "
-                "WHERE public_id = 'aaaaaaaaaaaa'"),
-        1);
+    assert_int_equal(run(fx,
+                         "SELECT permissions = '{\"models\":[\"claude-*\",\"opus \\\"4\\\" Ü\"],"
+                         "\"maxTokens\":4096,\"allowStreaming\":true,\"allowAgent\":false,"
+                         "\"allowTools\":false,\"requireSignature\":false}' FROM api_keys "
+                         "WHERE public_id = 'aaaaaaaaaaaa'"),
+                     1);
     assert_int_equal(run(fx, "SELECT metadata IS NULL AND expires_at IS NULL AND "
                              "last_used_at IS NULL FROM api_keys"),
                      1);
@@ -428,19 +429,86 @@ static void test_key_status(void **state)
 {
     struct fx *fx = *state;
     struct got got = {0};
-    DO(api_key_set_status(fx->db, "aaaaaaaaaaaa", "revoked", got_key, &got));
+    struct api_key key;
+    DO(api_key_get(fx->db, "aaaaaaaaaaaa", got_key, &got));
+    api_key_copy(&key, &got.key);
+    x_replace(&key.status, "disabled");
+    DO(api_key_update(fx->db, &key, got_key, &got));
+    assert_string_equal(got.key.status, "disabled");
+    assert_int_equal(got.key.version, 2);
+    x_replace(&key.status, "nonsense");
+    key.version = 2;
+    DO(api_key_update(fx->db, &key, got_key, &got));
+    assert_int_equal(got.err.code, ERR_INTERNAL);
+    DO(api_key_revoke(fx->db, "aaaaaaaaaaaa", got_key, &got));
     assert_string_equal(got.key.status, "revoked");
     assert_string_equal(got.key.id, KEY_ID);
-    DO(api_key_set_status(fx->db, KEY2_ID, "revoked", got_key, &got));
+    x_replace(&key.status, "active");
+    key.version = 3;
+    DO(api_key_update(fx->db, &key, got_key, &got));
+    assert_int_equal(got.err.code, ERR_CONFLICT); /* revoked is final */
+    DO(api_key_revoke(fx->db, KEY2_ID, got_key, &got));
     assert_string_equal(got.key.public_id, "bbbbbbbbbbbb");
     DO(api_key_find(fx->db, "bbbbbbbbbbbb", got_key, &got));
     assert_string_equal(got.key.status, "revoked");
-    DO(api_key_set_status(fx->db, KEY_ID, "active", got_key, &got));
-    assert_string_equal(got.key.status, "active");
-    DO(api_key_set_status(fx->db, KEY_ID, "nonsense", got_key, &got));
-    assert_int_equal(got.err.code, ERR_INTERNAL);
-    DO(api_key_set_status(fx->db, NO_ID, "revoked", got_key, &got));
+    DO(api_key_revoke(fx->db, NO_ID, got_key, &got));
     assert_int_equal(got.err.code, ERR_NOT_FOUND);
+    api_key_release(&key);
+    forget(&got);
+}
+
+static void assert_same_text(const char *a, const char *b)
+{
+    assert_string_equal(a ? a : "(none)", b ? b : "(none)");
+}
+
+/* Everything that may change does, and nothing else: not another key, not what was not meant. */
+static void test_key_update(void **state)
+{
+    struct fx *fx = *state;
+    struct got got = {0};
+    struct api_key key, other;
+    DO(api_key_get(fx->db, KEY2_ID, got_key, &got));
+    api_key_copy(&other, &got.key);
+    DO(api_key_get(fx->db, KEY_ID, got_key, &got));
+    assert_same_text(got.key.metadata, NULL);
+    assert_same_text(got.key.old_secret_hash, NULL);
+    assert_int_equal(got.key.version, 1);
+    api_key_copy(&key, &got.key);
+    x_replace(&key.name, "new name");
+    x_replace(&key.secret_hash, "$2b$10$new");
+    x_replace(&key.old_secret_hash, "$2b$10$abc");
+    x_replace(&key.metadata, "{\"team\": \"a\"}");
+    x_replace(&key.signing_secret, "v1:1:sealed");
+    x_replace(&key.old_signing_secret, "v1:1:before");
+    key.old_secret_until = 99;
+    key.expires_at = 77;
+    key.priority = 9;
+    key.limits = (struct key_limits){1, 2, 3, 4, 5, 6};
+    key.permissions.max_tokens = 11;
+    key.permissions.allow_tools = key.permissions.require_signature = true;
+    DO(api_key_update(fx->db, &key, got_key, &got));
+    assert_ok(&got);
+    DO(api_key_find(fx->db, "aaaaaaaaaaaa", got_key, &got));
+    assert_same_key(&got.key, &key);
+    assert_same_text(got.key.old_secret_hash, key.old_secret_hash);
+    assert_same_text(got.key.metadata, key.metadata);
+    assert_same_text(got.key.signing_secret, key.signing_secret);
+    assert_same_text(got.key.old_signing_secret, key.old_signing_secret);
+    assert_int_equal(got.key.old_secret_until, 99);
+    assert_true(got.key.permissions.allow_tools && got.key.permissions.require_signature);
+    DO(api_key_update(fx->db, &key, got_key, &got)); /* what was read is out of date */
+    assert_int_equal(got.err.code, ERR_CONFLICT);
+    DO(api_key_find(fx->db, "bbbbbbbbbbbb", got_key, &got));
+    assert_same_key(&got.key, &other);
+    assert_same_text(got.key.signing_secret, NULL);
+    DO(api_key_revoke(fx->db, KEY_ID, got_key, &got));
+    assert_same_text(got.key.signing_secret, NULL);
+    assert_same_text(got.key.old_secret_hash, NULL);
+    DO(api_key_get(fx->db, "dddddddddddd", got_key, &got));
+    assert_int_equal(got.err.code, ERR_NOT_FOUND);
+    api_key_release(&key);
+    api_key_release(&other);
     forget(&got);
 }
 
@@ -452,19 +520,10 @@ static void test_key_priority(void **state)
     key.priority = 0; /* not said */
     DO(api_key_insert(fx->db, &key, got_key, &got));
     assert_int_equal(got.key.priority, 1);
-    DO(api_key_set_priority(fx->db, "aaaaaaaaaaaa", 7, got_key, &got));
-    assert_int_equal(got.key.priority, 7);
-    assert_string_equal(got.key.id, KEY_ID);
-    DO(api_key_set_priority(fx->db, KEY2_ID, 10, got_key, &got));
-    assert_string_equal(got.key.public_id, "bbbbbbbbbbbb");
-    DO(api_key_find(fx->db, "bbbbbbbbbbbb", got_key, &got));
-    assert_int_equal(got.key.priority, 10);
-    DO(api_key_find(fx->db, "cccccccccccc", got_key, &got));
-    assert_int_equal(got.key.priority, 1); /* only the one that was meant */
-    DO(api_key_set_priority(fx->db, KEY_ID, 11, got_key, &got));
+    key.priority = 11;
+    key.version = 1;
+    DO(api_key_update(fx->db, &key, got_key, &got));
     assert_int_equal(got.err.code, ERR_INTERNAL);
-    DO(api_key_set_priority(fx->db, "dddddddddddd", 2, got_key, &got));
-    assert_int_equal(got.err.code, ERR_NOT_FOUND);
     key = make_key(USER_ID, "eeeeeeeeeeee", 1);
     key.priority = -1;
     DO(api_key_insert(fx->db, &key, got_key, &got));
@@ -543,6 +602,7 @@ static struct usage_row make_usage(const char *key_id, int n)
         .ttft_ms = 56,
         .queue_ms = 7,
         .status_code = 200,
+        .cost_nano = -1,
     };
     snprintf(row.request_id, sizeof(row.request_id), "req_%024d", n);
     snprintf(row.api_key_id, sizeof(row.api_key_id), "%s", key_id);
@@ -651,11 +711,11 @@ static void test_usage_sums(void **state)
     struct usage_row rows[] = {make_usage(KEY_ID, 1), make_usage(KEY_ID, 2), make_usage(KEY2_ID, 3),
                                make_usage(KEY2_ID, 4), make_usage(KEY_ID, 0)};
     rows[1].output_tokens = 30;
-    DO(usage_sums_since(fx->db, 0, got_sums, &got));
+    DO(usage_sums_since(fx->db, 0, 0, got_sums, &got));
     assert_ok(&got);
     assert_int_equal(got.count, 0);
     DO(usage_insert(fx->db, rows, 5, got_done, &got));
-    DO(usage_sums_since(fx->db, 10001, got_sums, &got));
+    DO(usage_sums_since(fx->db, 10001, 0, got_sums, &got));
     assert_int_equal(got.count, 2);
     const struct usage_sum *a = &got.sums[0], *b = &got.sums[1];
     if (strcmp(a->api_key_id, KEY_ID) != 0) {
@@ -701,30 +761,85 @@ static void test_sessions(void **state)
     struct session_row row = {.id = NO_ID,
                               .api_key_id = KEY_ID,
                               .context = STR("{\"messages\":[\"ä\\u0000 🙂\"]}"),
+                              .message_count = -1,
+                              .version = INT64_MAX,
                               .created_at = 100,
                               .last_accessed_at = 200};
     DO(session_find(fx->db, NO_ID, KEY_ID, got_session, &got));
     assert_false(got.found || got.failed);
-    DO(session_save(fx->db, &row, got_done, &got));
+    DO(session_save(fx->db, &row, 0, got_done, &got));
+    assert_ok(&got);
+    DO(session_save(fx->db, &row, 0, got_done, &got)); /* the answer was lost */
     assert_ok(&got);
     DO(session_find(fx->db, NO_ID, KEY_ID, got_session, &got));
     assert_true(got.found);
     assert_string_equal(got.session.id, NO_ID);
     assert_string_equal(got.session.api_key_id, KEY_ID);
+    assert_true(got.session.version == INT64_MAX && got.session.message_count == -1);
     assert_string_equal(got.conversation, "");
     assert_string_equal(got.context, "{\"messages\":[\"ä\\u0000 🙂\"]}");
     row.conversation_id = STR("cli-7");
     row.context = STR("{}");
+    row.version = 8;
+    row.message_count = 2;
     row.created_at = row.last_accessed_at = 300;
-    DO(session_save(fx->db, &row, got_done, &got));
+    for (int i = 0; i < 2; i++) {
+        DO(session_save(fx->db, &row, INT64_MAX, got_done, &got));
+        assert_ok(&got);
+    }
     DO(session_find(fx->db, NO_ID, KEY_ID, got_session, &got));
     assert_string_equal(got.conversation, "cli-7");
     assert_string_equal(got.context, "{}");
+    assert_true(got.session.version == 8 && got.session.message_count == 2);
     assert_int_equal(got.session.created_at, 100);
     assert_int_equal(got.session.last_accessed_at, 300);
+    row.version = 9;
     row.context = STR("{broken");
-    DO(session_save(fx->db, &row, got_done, &got));
+    DO(session_save(fx->db, &row, 8, got_done, &got));
     assert_int_equal(got.err.code, ERR_INTERNAL);
+    forget(&got);
+}
+
+/* Who replaces another state than the one that stands there changes nothing. */
+static void test_session_versions(void **state)
+{
+    struct fx *fx = *state;
+    struct got got = {0};
+    struct session_row row = {
+        .id = NO_ID, .api_key_id = KEY_ID, .context = STR("{\"a\":1}"), .version = 5};
+    struct session_ref ref = {.id = NO_ID, .api_key_id = KEY_ID};
+    DO(session_save(fx->db, &row, 4, got_done, &got)); /* there is none to replace */
+    assert_int_equal(got.err.code, ERR_CONFLICT);
+    DO(session_save(fx->db, &row, 0, got_done, &got));
+    assert_ok(&got);
+    row.version = 6;
+    row.context = STR("{\"b\":1}");
+    DO(session_save(fx->db, &row, 0, got_done, &got));
+    assert_int_equal(got.err.code, ERR_CONFLICT);
+    DO(session_save(fx->db, &row, 4, got_done, &got));
+    assert_int_equal(got.err.code, ERR_CONFLICT);
+    DO(session_touch(fx->db, &ref, 6, 700, got_count, &got));
+    assert_int_equal(got.count, 0);
+    DO(session_touch(fx->db, &ref, 5, 700, got_count, &got));
+    assert_int_equal(got.count, 1);
+    ref.not_before = 701;
+    DO(session_touch(fx->db, &ref, 5, 800, got_count, &got));
+    assert_int_equal(got.count, 0);
+    DO(session_use(fx->db, &ref, 800, got_session, &got));
+    assert_false(got.found || got.failed);
+    ref.not_before = 700;
+    DO(session_use(fx->db, &ref, 800, got_session, &got));
+    assert_true(got.found);
+    assert_string_equal(got.context, "{\"a\":1}");
+    assert_int_equal(got.session.last_accessed_at, 800);
+    ref.api_key_id = KEY2_ID;
+    DO(session_use(fx->db, &ref, 900, got_session, &got));
+    assert_false(got.found || got.failed);
+    DO(session_delete(fx->db, &ref, got_count, &got));
+    assert_int_equal(got.count, 0);
+    ref.api_key_id = KEY_ID;
+    DO(session_delete(fx->db, &ref, got_count, &got));
+    assert_int_equal(got.count, 1);
     forget(&got);
 }
 
@@ -732,14 +847,17 @@ static void test_session_of_another_key(void **state)
 {
     struct fx *fx = *state;
     struct got got = {0};
-    struct session_row row = {.id = NO_ID, .api_key_id = KEY_ID, .context = STR("{\"mine\":1}")};
-    DO(session_save(fx->db, &row, got_done, &got));
+    struct session_row row = {
+        .id = NO_ID, .api_key_id = KEY_ID, .context = STR("{\"mine\":1}"), .version = 5};
+    DO(session_save(fx->db, &row, 0, got_done, &got));
     DO(session_find(fx->db, NO_ID, KEY2_ID, got_session, &got));
     assert_false(got.found || got.failed);
     snprintf(row.api_key_id, sizeof(row.api_key_id), "%s", KEY2_ID);
     row.context = STR("{\"stolen\":1}");
-    DO(session_save(fx->db, &row, got_done, &got));
-    assert_int_equal(got.err.code, ERR_CONFLICT);
+    for (int64_t replaces = 0; replaces <= 5; replaces += 5) { /* even with its version */
+        DO(session_save(fx->db, &row, replaces, got_done, &got));
+        assert_int_equal(got.err.code, ERR_CONFLICT);
+    }
     DO(session_find(fx->db, NO_ID, KEY_ID, got_session, &got));
     assert_string_equal(got.context, "{\"mine\":1}");
     forget(&got);
@@ -750,9 +868,9 @@ static void test_session_expiry(void **state)
     struct fx *fx = *state;
     struct got got = {0};
     for (int i = 0; i < 10; i++) {
-        struct session_row row = {.api_key_id = KEY_ID, .last_accessed_at = i};
+        struct session_row row = {.api_key_id = KEY_ID, .last_accessed_at = i, .version = 2};
         id_uuid(row.id);
-        DO(session_save(fx->db, &row, got_done, &got));
+        DO(session_save(fx->db, &row, 0, got_done, &got));
         assert_ok(&got);
     }
     DO(session_delete_expired(fx->db, 4, got_count, &got));
@@ -761,6 +879,122 @@ static void test_session_expiry(void **state)
     DO(session_delete_expired(fx->db, 4, got_count, &got));
     assert_int_equal(got.count, 0);
     assert_int_equal(run(fx, "SELECT min(last_accessed_at) FROM sessions"), 4);
+}
+
+static struct loop *page_loop;
+
+struct got_page {
+    size_t count;
+    struct session_row rows[20];
+    char models[20][8];
+};
+
+static void got_page(void *ctx, const struct session_row *rows, size_t count, const struct err *err)
+{
+    struct got_page *page = ctx;
+    assert_null(err);
+    assert_true(count <= ARRAY_SIZE(page->rows));
+    page->count = count;
+    for (size_t i = 0; i < count; i++) {
+        page->rows[i] = rows[i];
+        snprintf(page->models[i], sizeof(page->models[i]), "%s", rows[i].model.p);
+    }
+    loop_stop(page_loop);
+}
+
+static struct got_page page_of(struct fx *fx, const struct session_page *want)
+{
+    struct got_page page;
+    page_loop = fx->loop;
+    session_list(fx->db, want, got_page, &page);
+    loop_run(fx->loop);
+    return page;
+}
+
+static void test_session_pages(void **state)
+{
+    struct fx *fx = *state;
+    struct got got = {0};
+    char seen[10][ID_UUID_SIZE];
+    size_t n = 0;
+    for (int i = 0; i < 10; i++) { /* three made at the same time */
+        struct session_row row = {.api_key_id = KEY_ID,
+                                  .model = str_c(i % 2 ? "m1" : ""),
+                                  .message_count = i,
+                                  .created_at = 1000 + i / 3,
+                                  .last_accessed_at = i == 9 ? 1 : 5000,
+                                  .version = 2};
+        id_uuid(row.id);
+        DO(session_save(fx->db, &row, 0, got_done, &got));
+        assert_ok(&got);
+    }
+    struct session_page want = {.api_key_id = KEY_ID,
+                                .not_before = 2,
+                                .made_before = INT64_MAX,
+                                .id_before = "ffffffff-ffff-ffff-ffff-ffffffffffff",
+                                .limit = 4};
+    for (;;) {
+        struct got_page page = page_of(fx, &want);
+        for (size_t i = 0; i < page.count; i++) {
+            assert_true(n < 9);
+            assert_string_equal(page.models[i], page.rows[i].message_count % 2 ? "m1" : "");
+            assert_true(n == 0 || strcmp(page.rows[i].id, seen[n - 1]) < 0);
+            memcpy(seen[n++], page.rows[i].id, ID_UUID_SIZE);
+        }
+        if (page.count < 4)
+            break;
+        want.made_before = page.rows[3].created_at;
+        want.id_before = seen[n - 1];
+    }
+    assert_int_equal(n, 9);
+    want.api_key_id = KEY2_ID;
+    assert_int_equal(page_of(fx, &want).count, 0);
+}
+
+static void got_seals(void *ctx, const struct session_seal_count *counts, size_t count,
+                      const struct err *err)
+{
+    struct fx *fx = ctx;
+    assert_null(err);
+    assert_int_equal(count, 2);
+    for (size_t i = 0; i < count; i++)
+        assert_int_equal(counts[i].count, counts[i].key[0] ? 3 : 2);
+    loop_stop(fx->loop);
+}
+
+static void test_session_seals(void **state)
+{
+    struct fx *fx = *state;
+    struct got got = {0};
+    struct got_page page;
+    for (int i = 0; i < 5; i++) {
+        struct session_row row = {.api_key_id = KEY_ID,
+                                  .sealed_with = i < 3 ? STR("01234567") : STR(""),
+                                  .context = STR("\"v1:x\""),
+                                  .version = 2 + i};
+        id_uuid(row.id);
+        DO(session_save(fx->db, &row, 0, got_done, &got));
+        assert_ok(&got);
+    }
+    session_seal_counts(fx->db, got_seals, fx);
+    loop_run(fx->loop);
+    page_loop = fx->loop;
+    session_list_unsealed(fx->db, "01234567", "00000000-0000-0000-0000-000000000000", 9, got_page,
+                          &page);
+    loop_run(fx->loop);
+    assert_int_equal(page.count, 2);
+    const struct session_row *r = &page.rows[0];
+    DO(session_reseal(fx->db, r->id, r->version + 1, STR("\"v1:y\""), "01234567", got_count, &got));
+    assert_int_equal(got.count, 0); /* a turn was saved meanwhile */
+    DO(session_reseal(fx->db, r->id, r->version, STR("\"v1:y\""), "01234567", got_count, &got));
+    assert_int_equal(got.count, 1);
+    session_list_unsealed(fx->db, "01234567", "00000000-0000-0000-0000-000000000000", 9, got_page,
+                          &page);
+    loop_run(fx->loop);
+    assert_int_equal(page.count, 1);
+    session_list_unsealed(fx->db, "89abcdef", page.rows[0].id, 9, got_page, &page);
+    loop_run(fx->loop);
+    assert_int_equal(page.count, 0);
 }
 
 static void damage_file(struct fx *fx)
@@ -809,14 +1043,14 @@ static void test_database_away(void **state)
     assert_int_equal(got.err.code, ERR_UNAVAILABLE);
     DO(api_key_list(fx->db, got_keys, &got));
     assert_int_equal(got.err.code, ERR_UNAVAILABLE);
-    DO(api_key_set_status(fx->db, KEY_ID, "revoked", got_key, &got));
+    DO(api_key_revoke(fx->db, KEY_ID, got_key, &got));
     assert_int_equal(got.err.code, ERR_UNAVAILABLE);
     api_key_touch(fx->db, &use, 1);
     DO(usage_insert(fx->db, &usage, 1, got_done, &got));
     assert_int_equal(got.err.code, ERR_UNAVAILABLE);
-    DO(usage_sums_since(fx->db, 0, got_sums, &got));
+    DO(usage_sums_since(fx->db, 0, 0, got_sums, &got));
     assert_int_equal(got.err.code, ERR_UNAVAILABLE);
-    DO(session_save(fx->db, &session, got_done, &got));
+    DO(session_save(fx->db, &session, 0, got_done, &got));
     assert_int_equal(got.err.code, ERR_UNAVAILABLE);
     DO(session_find(fx->db, NO_ID, KEY_ID, got_session, &got));
     assert_int_equal(got.err.code, ERR_UNAVAILABLE);
@@ -837,6 +1071,7 @@ int main(void)
         KEYS(test_key_unreadable),
         KEYS(test_key_list),
         KEYS(test_key_status),
+        KEYS(test_key_update),
         KEYS(test_key_priority),
         KEYS(test_key_touch),
         cmocka_unit_test(test_key_copy),
@@ -846,7 +1081,10 @@ int main(void)
         KEYS(test_usage_sums),
         KEYS(test_usage_speed),
         KEYS(test_sessions),
+        KEYS(test_session_versions),
         KEYS(test_session_of_another_key),
+        KEYS(test_session_pages),
+        KEYS(test_session_seals),
         KEYS(test_session_expiry),
         KEYS(test_database_away),
     };

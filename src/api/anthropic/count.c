@@ -58,7 +58,7 @@ static void on_counted(void *ctx, struct str body, const struct err *err)
 static void on_limits(void *ctx, const struct limit_views *views, const struct err *err)
 {
     struct count *c = OBJ(ctx, struct count, COUNT_TAG);
-    gateway_set_limit_headers(c->http, views);
+    gateway_limit_headers(c->http, views);
     if (err) {
         answer(c, STR(""), err);
         return;

@@ -218,6 +218,7 @@ export class Gateway {
       CLAUDEGATE_DATA_DIR: this.dataDir,
       CLAUDEGATE_CLAUDE_BIN: programs[claude] ?? claude,
       ...(claude !== 'real' && NOT_REAL),
+      CLAUDEGATE_AUTH_MAX_FAILURES: '0', // throttle.test.mjs has its own
       ...(upstream !== null && {
         ANTHROPIC_API_KEY: UPSTREAM_KEY,
         ANTHROPIC_BASE_URL: upstream.url ?? upstream,

@@ -427,7 +427,8 @@ function table(s) {
     ['ledger', `${b.accepted} accepted, a row for each; ${b.unseen} clients left before that`],
     ['turns begun', `${b.turns} = ${b.accepted} rows + ${b.retries} retries - ${b.unasked} ` +
       `never asked - ${b.lost} lost in dying workers (${b.deaths} of those)`],
-    ['failed by others', `${b.victims} not reached, ${b.struck} struck by a kill`],
+    ['failed by others', `${b.victims} not reached, ${b.struck} struck by a kill, ` +
+      `${b.paused} told to pause`],
     ['workers ended', s.ends ?? ''],
     ['descriptors', s.base ? `${s.fdsOver} over ${s.base.fds} (${s.base.perWorker} a worker)` : ''],
     ['memory', s.memory ? `${mib(s.memory.first)} first third, ${mib(s.memory.last)} last, ` +

@@ -12,6 +12,10 @@
 const VICTIM = ['worker_failed', 'timeout']; // what somebody else's dying worker may cost
 const UNASKED = ['client_gone', 'overloaded', 'shutting_down']; // may have left the queue unserved
 
+// By chance five crashes of one key come in a row now and then, and it has to pause.
+const PAUSED = 'ended one claude process after the other';
+const PAUSED_SHARE = 0.02;
+
 const codeOf = (row) => (row.status_code === 200 ? 'ok' : row.error.split(':')[0]);
 
 /** Rows by the name that the client gave its request. */
@@ -32,6 +36,7 @@ class Books {
   faults = [];
   sums = {
     accepted: 0, unseen: 0, retries: 0, turns: 0, lost: 0, unasked: 0, victims: 0, struck: 0,
+    paused: 0,
   };
 
   fault(record, what) {
@@ -69,10 +74,12 @@ class Books {
     return lost;
   }
 
-  #expected(record, lost) {
+  #expected(record, lost, row) {
     if (record.code === 'gone' || record.plan.codes.includes(record.code)) return;
-    if (!VICTIM.includes(record.code)) {
-      this.fault(record, `ended with ${record.code} ${record.detail ?? ''}`);
+    if (record.code === 'overloaded' && row.error.includes(PAUSED)) {
+      this.sums.paused++;
+    } else if (!VICTIM.includes(record.code)) {
+      this.fault(record, `ended with ${record.code}: ${record.detail ?? row.error}`);
     } else if (lost) {
       this.sums.victims++;
     } else {
@@ -92,7 +99,7 @@ class Books {
     this.sums.retries += rows[0].retries;
     this.sums.turns += turns;
     this.#told(record, rows[0]);
-    this.#expected(record, this.#asked(record, rows[0], turns));
+    this.#expected(record, this.#asked(record, rows[0], turns), rows[0]);
   }
 }
 
@@ -128,6 +135,9 @@ export function closeBooks({ records, rows, logs, turns, deaths }) {
   if (sums.struck > kills) {
     books.faults.push(`${sums.struck} requests failed through no fault of theirs, ` +
       `but only ${kills} processes were killed under load`);
+  }
+  if (sums.paused > 5 + sums.accepted * PAUSED_SHARE) {
+    books.faults.push(`${sums.paused} requests were told to pause`);
   }
   return { faults: books.faults, sums };
 }
