@@ -87,8 +87,10 @@ the tests); found: $(node --version 2>/dev/null || echo none). See https://nodej
     command -v npm >/dev/null || die "npm is needed: it comes with Node.js from https://nodejs.org"
 }
 
-npm_ci() {
-    npm ci --no-audit --no-fund --loglevel=error
+npm_ci() { # the tests' clients only where they are wanted
+    local omit=--omit=dev
+    [ -z "$clients" ] || omit=
+    npm ci --no-audit --no-fund --loglevel=error $omit
 }
 
 # npm reports success when an optional package (claude's program for this machine) is left out.
@@ -104,7 +106,9 @@ check_claude() {
 
 # The stamp is a copy of the lock file, not a time: a fresh checkout has new times everywhere.
 install_npm() {
-    cmp -s package-lock.json "$STAMP" && return 0
+    local clients=
+    [[ " $* " != *" test "* ]] || clients=1
+    cmp -s package-lock.json "$STAMP" && [ -z "$clients" -o -e "$STAMP.clients" ] && return 0
     say "setup: installing npm packages"
     npm_ci || {
         say "setup: npm ci failed, once more"
@@ -113,10 +117,11 @@ install_npm() {
     } || die "npm ci failed twice (its messages are above)"
     check_claude
     cp package-lock.json "$STAMP"
+    [ -z "$clients" ] || touch "$STAMP.clients"
 }
 
 mapfile -t packages < <(wanted "$@")
 [ ${#packages[@]} -gt 0 ] || die "packages.txt has no section: $*"
 install_debian "${packages[@]}"
 install_node
-install_npm
+install_npm "$@"

@@ -48,7 +48,7 @@ void lease_name(struct lease *l, const char *id, const char *owner)
 
 static void free_try(struct lease_try *t)
 {
-    if (node_linked(&t->node))
+    if (t->ls && node_linked(&t->node))
         list_remove(&t->ls->tries, &t->node);
     timer_release(&t->pause);
     t->tag = 0;
