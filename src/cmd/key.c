@@ -312,6 +312,8 @@ static int apply_set(struct run *r)
 {
     if (!key_options_apply(r->o, &r->key))
         return -1;
+    if (r->o->signing_secret) /* the one it had ends now, whatever overlap a rotation has left */
+        free(TAKE_PTR(r->key.signing_secret));
     if (r->o->signing_secret || (r->key.permissions.require_signature && !r->key.signing_secret))
         return new_signing_secret(r);
     return 0;

@@ -334,6 +334,7 @@ static int set_up(struct sqlite_conn *conn, struct err *err)
         "PRAGMA synchronous=NORMAL",          "PRAGMA foreign_keys=ON",
         "PRAGMA temp_store=MEMORY",           "PRAGMA cache_size=-16384", /* KiB */
         "PRAGMA journal_size_limit=67108864", /* a WAL that grew is cut back to this */
+        "PRAGMA secure_delete=ON",            /* what was deleted or sealed does not stay behind */
     };
     sqlite3_extended_result_codes(conn->db, 1);
     sqlite3_busy_timeout(conn->db, SQLITE_BUSY_MS);

@@ -539,7 +539,10 @@ static int adopt_session(struct job *j, struct err *err)
     if (j->req->model)
         return 0;
     set_model(j, s->model);
-    return gateway_check_model(&j->key->key, s->model, err);
+    int64_t unused; /* a limit of cost refuses a model without a price here as well */
+    return gateway_check_model(&j->key->key, s->model, err) != 0
+               ? -1
+               : gateway_estimate_cost(j->g, &j->key->key, s->model, 0, 0, &unused, err);
 }
 
 static void on_session(void *ctx, struct session *session, const struct err *err)

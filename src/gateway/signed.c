@@ -58,12 +58,12 @@ static void on_nonce(void *ctx, bool first, const struct err *err)
         free(c);
 }
 
-/* Until the time of the signature is too old by itself. */
+/* Until the time of the signature is too old by itself, also for a server whose clock is behind. */
 static struct signed_check *ask_nonce(struct gateway *g, const struct api_key *key,
                                       const struct signature *s, signed_done_fn *done, void *ctx)
 {
     char name[KEY_PUBLIC_ID_LEN + SIGNATURE_NONCE_MAX + 8];
-    int64_t until = (s->time_s + g->conf->auth.signature_window + 1) * 1000;
+    int64_t until = (s->time_s + 2 * g->conf->auth.signature_window) * 1000;
     int64_t ttl = until - clock_wall_ms();
     struct signed_check *c = x_calloc(1, sizeof(*c));
     *c = (struct signed_check){.tag = SIGNED_TAG, .inside = true, .done = done, .ctx = ctx};

@@ -212,10 +212,24 @@ void session_commit(struct session *s, const struct session_turn *turn, store_do
 
 /* --- the cache --------------------------------------------------------------------------- */
 
+static bool over(const struct sessions *ss, size_t times)
+{
+    return ss->recent.len > times * CACHE_MAX || ss->bytes > times * CACHE_BYTES;
+}
+
+/* What the database does not have yet stays as long as there is room for as much again. */
 static void trim_cache(struct sessions *ss)
 {
-    while (ss->recent.len && (ss->recent.len > CACHE_MAX || ss->bytes > CACHE_BYTES))
-        session_free(container_of(list_first(&ss->recent), struct session_private, node)->session);
+    LIST_EACH(&ss->recent, n)
+    {
+        struct session_private *p = container_of(n, struct session_private, node);
+        if (!over(ss, 1) || (p->unsaved && !over(ss, 2)))
+            continue;
+        if (p->unsaved)
+            log_error("a session is lost: the database is away, and too many wait for it",
+                      LF_S("session", p->session->id));
+        session_free(p->session);
+    }
 }
 
 void session_idle(struct session *s)

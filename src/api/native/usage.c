@@ -305,12 +305,20 @@ static int read_limit(struct http_req *req, size_t *ret_limit, struct err *err)
     return 0;
 }
 
+static int check_before(const char *before, struct err *err)
+{
+    if (before && (!str_is_utf8(str_c(before)) || strlen(before) >= ID_REQUEST_SIZE))
+        return err_field(err, "before", "must be the id of a request");
+    return 0;
+}
+
 void native_usage_requests(struct http_req *req, void *ctx)
 {
     struct gateway *g = OBJ(ctx, struct gateway, GATEWAY_TAG);
     struct err err;
     size_t limit = 0;
-    if (read_limit(req, &limit, &err) != 0) {
+    if (read_limit(req, &limit, &err) != 0 ||
+        check_before(http_req_query(req, "before"), &err) != 0) {
         http_reply_error(req, &err);
         return;
     }
