@@ -240,7 +240,8 @@ test('version, help and wrong usage of each command', LIMIT, async () => {
   assert.equal((await cli(['--version'])).stdout, told.stdout);
   const help = await cli(['--help']);
   assert.equal(help.code, 0);
-  const commands = ['serve', 'key', 'user', 'workers', 'config', 'doctor', 'version'];
+  const commands = ['serve', 'key', 'user', 'workers', 'migrate', 'vault', 'config', 'doctor',
+    'version'];
   for (const command of commands) {
     assert.match(help.stdout, new RegExp(`^ +${command} `, 'm'));
     const own = await cli([command, '--help']);

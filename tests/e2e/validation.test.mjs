@@ -228,8 +228,10 @@ test('a session ends at its time', LIMIT, async (t) => {
 
 test('a session that has grown too large: 413, and a new one works', LIMIT, async (t) => {
   const small = await Gateway.start({ test: t, config: { session: { max_bytes: 2000 } } });
-  const { sessionId } = await small.ask('x'.repeat(2500));
-  check(await small.chat({ message: 'x', sessionId }), 413, 'request_too_large', /2000 bytes/);
+  check(await small.chat({ message: 'x'.repeat(2500) }), 413, 'request_too_large', /2000 bytes/);
+  const { sessionId } = await small.ask('x'.repeat(1500));
+  check(await small.chat({ message: 'x'.repeat(800), sessionId }), 413, 'request_too_large',
+    /2000 bytes/);
   assert.equal((await small.chat({ message: 'x' })).status, 200);
 });
 
