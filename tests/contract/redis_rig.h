@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <hiredis/hiredis.h>
 #include <signal.h>
+#include <sodium.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -21,15 +22,24 @@ struct redis_server {
     const char *more; /* one more option with its value, "name value"; NULL = none */
 };
 
+/* Below those that the kernel gives to connections: one of them could take the port while Redis is
+ * down between a kill and the next start. */
 static int rig_free_port(void)
 {
-    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof(sa);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    BUG_ON(fd < 0 || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) != 0 ||
-           getsockname(fd, (struct sockaddr *)&sa, &len) != 0);
-    close(fd);
-    return ntohs(sa.sin_port);
+    for (int i = 0; i < 1000; i++) {
+        int port = 15000 + (int)randombytes_uniform(17000);
+        struct sockaddr_in sa = {.sin_family = AF_INET,
+                                 .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                                 .sin_port = htons((uint16_t)port)};
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        BUG_ON(fd < 0);
+        int rc = bind(fd, (struct sockaddr *)&sa, sizeof(sa));
+        close(fd);
+        if (rc == 0)
+            return port;
+    }
+    fprintf(stderr, "no free port\n");
+    exit(1);
 }
 
 static noreturn void rig_exec(const struct redis_server *s)

@@ -27,13 +27,21 @@ after(async () => {
   for (const redis of [...alive]) await redis.stop();
 });
 
+/**
+ * Below those that the kernel gives to connections: one of them could take the port while Redis is
+ * down between a stop and the next start.
+ */
 async function freePort() {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address();
-  server.close();
-  await once(server, 'close');
-  return port;
+  for (let tries = 0; tries < 100; tries++) {
+    const port = 15_000 + Math.floor(Math.random() * 17_000);
+    const server = net.createServer().listen(port, '127.0.0.1');
+    const free = await once(server, 'listening').then(() => true, () => false);
+    if (!free) continue;
+    server.close();
+    await once(server, 'close');
+    return port;
+  }
+  throw new Error('no free port');
 }
 
 export class Redis {
