@@ -128,15 +128,18 @@ no_sanitizer_report() { # no_sanitizer_report DIR
 }
 
 # What depends on the database runs on PostgreSQL once more; postgres.test.mjs always does.
-ON_POSTGRES='keys lifecycle real_chat usage'
+ON_POSTGRES='keys lifecycle sessions usage'
 
-node_tests() { # node_tests NAME FILE...
-    local name=$1 tap=build-asan/$1.tap concurrency=1 sums
-    shift
+# These look at times, descriptors or memory, and have the machine for themselves. Of the others,
+# which mostly wait, two files run side by side.
+ALONE='cancel fake_cli fake_steps faults ops real_faults soak standin workers'
+
+node_tests() { # node_tests NAME CONCURRENCY FILE...
+    local name=$1 tap=build-asan/$1.tap concurrency=$2 sums
+    shift 2
     [ $# -gt 0 ] || return 0
     say "test: $name, $# files, claudegate with sanitizers"
     rm -f "$tap"
-    [ "$(nproc)" -lt 4 ] || concurrency=2
     timeout -k 10 "${E2E_TIMEOUT:-3600}" node --test "--test-concurrency=$concurrency" \
         "--test-timeout=$((${E2E_FILE_TIMEOUT:-300} * 1000))" \
         --test-reporter=spec --test-reporter-destination=stdout \
@@ -147,9 +150,12 @@ node_tests() { # node_tests NAME FILE...
 }
 
 run_e2e() {
-    local files=() again=() f before
+    local files=() alone=() again=() f before
     for f in tests/e2e/*.test.mjs; do
-        if [ -f "$f" ] && selected "e2e/$(basename "$f")"; then
+        selected "e2e/$(basename "$f")" || continue
+        if [[ " $ALONE " == *" $(basename "$f" .test.mjs) "* ]]; then
+            alone+=("$f")
+        else
             files+=("$f")
         fi
     done
@@ -158,7 +164,7 @@ run_e2e() {
             again+=("tests/e2e/$f.test.mjs")
         fi
     done
-    [ $((${#files[@]} + ${#again[@]})) -gt 0 ] || return 0
+    [ $((${#files[@]} + ${#alone[@]} + ${#again[@]})) -gt 0 ] || return 0
     local logs=$ROOT/build-asan/sanitizer-reports
     rm -rf "$logs"
     mkdir -p "$logs"
@@ -166,8 +172,9 @@ run_e2e() {
     CLAUDEGATE_BIN=$ROOT/build-asan/claudegate
     . tools/binaries.sh
     before=$(test_processes)
-    node_tests e2e "${files[@]}"
-    TEST_DATABASE=postgres node_tests e2e-postgres "${again[@]}"
+    node_tests e2e 2 "${files[@]}"
+    TEST_DATABASE=postgres node_tests e2e-postgres 2 "${again[@]}"
+    node_tests e2e-alone 1 "${alone[@]}"
     if nothing_left_behind "$before"; then
         add 1 0 0 ""
     else

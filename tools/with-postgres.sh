@@ -111,7 +111,7 @@ deadlock_timeout = 100ms
 log_min_messages = fatal
 EOF
 for attempt in 1 2 3 4 5 6 7 8; do # PostgreSQL cannot choose a free port itself
-    port=$(shuf -n 1 -i 20000-60000)
+    port=$(shuf -n 1 -i 15000-32000)
     echo "port = $port" >>"$dir/data/postgresql.conf"
     "$dir/control" start && break
     [ "$attempt" -lt 8 ] || {
