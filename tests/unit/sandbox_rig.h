@@ -199,7 +199,8 @@ static int marked_processes(const char *mark)
         size_t n = f ? fread(text, 1, sizeof(text), f) : 0;
         if (f)
             fclose(f);
-        found += n && memmem(text, n, mark, strlen(mark));
+        bool on_its_way = n > 6 && memcmp(text, "setsid", 6) == 0; /* still in our group */
+        found += n && !on_its_way && memmem(text, n, mark, strlen(mark));
     }
     closedir(d);
     return found;
