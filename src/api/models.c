@@ -89,7 +89,7 @@ static size_t index_of(const json_t *models, const char *id, size_t otherwise)
 static void reply_page(struct http_req *req, const json_t *models)
 {
     const char *after = http_req_query(req, "after_id"), *before = http_req_query(req, "before_id");
-    size_t n = json_array_size(models), limit;
+    size_t n = json_array_size(models), limit = 0;
     struct err err;
     if (read_limit(req, &limit, &err) != 0) {
         http_reply_error(req, &err);
