@@ -17,6 +17,7 @@ export const CLAUDE = bin('CLAUDE_BIN', 'node_modules/.bin/claude');
 export const FAKE = bin('FAKE_CLAUDE_BIN', 'build/tests/fakes/fake-claude');
 export const STANDIN = bin('STANDIN_BIN', 'build/tests/fakes/standin');
 export const BENCH_LIMITS = bin('BENCH_LIMITS_BIN', 'build/bench/bench-limits');
+export const BENCH_RELAY = bin('BENCH_RELAY_BIN', 'build/bench/bench-relay');
 export const BENCH_USAGE = bin('BENCH_USAGE_BIN', 'build/bench/bench-usage');
 
 export const tmp = fs.mkdtempSync(path.join(os.tmpdir(), 'cg-bench-'));
@@ -57,6 +58,13 @@ const sorted = (xs) => [...xs].sort((a, b) => a - b);
 export const quantile = (xs, q) => sorted(xs)[Math.min(xs.length - 1, Math.floor(xs.length * q))];
 export const median = (xs) => quantile(xs, 0.5);
 export const ms = (x) => `${x.toFixed(1)} ms`;
+
+/** CPU seconds of a process, or of its first thread (the event loop) alone. */
+export function cpuSeconds(pid, loopOnly = false) {
+  const f = fs.readFileSync(loopOnly ? `/proc/${pid}/task/${pid}/stat` : `/proc/${pid}/stat`, 'utf8');
+  const fields = f.slice(f.lastIndexOf(')') + 2).split(' ');
+  return (Number(fields[11]) + Number(fields[12])) / 100;
+}
 
 // --- the parties -----------------------------------------------------------------------------
 

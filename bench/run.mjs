@@ -11,6 +11,9 @@
 //   i  usage rows made durable against plain batched inserts, and 10,000 of them a second
 //   j  a year of one key among ten million rows against the same sum over the rows (not by default:
 //      it takes minutes and 10 GB of disk)
+//   k  thousands of streams that wait, l that are being written: memory and the longest silence
+//   m  CPU of the server for each delta against that of the claude program
+//   n  a request and an event through the relay against the straight way
 //
 // `node bench/run.mjs abc` runs some of them. Everything runs on this machine against the stand-in
 // upstream: no credential, no internet. Speeds are compared with something else in the same run;
@@ -19,10 +22,12 @@ import fs from 'node:fs';
 import path from 'node:path';
 
 import {
-  add, BENCH_LIMITS, BENCH_USAGE, chat, CLAUDE, CLAUDEGATE, claudePrint, cleanEnv, Direct, FAKE,
-  median, ms, printTable, sleep, STANDIN, start, startGateway, startStandin, stop, tidy, tmp,
+  add, BENCH_LIMITS, BENCH_RELAY, BENCH_USAGE, chat, CLAUDE, CLAUDEGATE, claudePrint, cleanEnv, cpuSeconds, Direct,
+  FAKE, median, ms, printTable, sleep, STANDIN, start, startGateway, startStandin, stop, tidy, tmp,
 } from './lib.mjs';
 import { decisionsInMemory, decisionsWithRedis } from './limits.mjs';
+import { relayCost } from './relay.mjs';
+import { activeStreams, deltaCost, waitingStreams } from './streams.mjs';
 import { usageSums, usageWrites } from './usage.mjs';
 import { compareBurst, comparePools, dispatchTime } from './workers.mjs';
 
@@ -64,13 +69,6 @@ async function compareTurns() {
 }
 
 // --- c: the whole path without a model ------------------------------------------------------
-
-/** CPU seconds of a process, or of its first thread (the event loop) alone. */
-function cpuSeconds(pid, loopOnly = false) {
-  const f = fs.readFileSync(loopOnly ? `/proc/${pid}/task/${pid}/stat` : `/proc/${pid}/stat`, 'utf8');
-  const fields = f.slice(f.lastIndexOf(')') + 2).split(' ');
-  return (Number(fields[11]) + Number(fields[12])) / 100;
-}
 
 function wrk(gw, pathName, script) {
   return new Promise((resolve, reject) => {
@@ -128,10 +126,14 @@ const parts = [
   ['h', decisionsWithRedis, [BENCH_LIMITS]],
   ['i', usageWrites, [BENCH_USAGE]],
   ['j', usageSums, [FAKE]],
+  ['k', waitingStreams, [FAKE]],
+  ['l', activeStreams, [FAKE]],
+  ['m', deltaCost, [CLAUDE]],
+  ['n', relayCost, [BENCH_RELAY]],
 ];
 
 async function main() {
-  const which = process.argv[2] ?? 'abcdefghi';
+  const which = process.argv[2] ?? 'abcdefghiklmn';
   const chosen = parts.filter(([letters]) => [...letters].some((letter) => which.includes(letter)));
   for (const p of [CLAUDEGATE, STANDIN, ...chosen.flatMap(([, , needed]) => needed)]) {
     fs.accessSync(p, fs.constants.X_OK);

@@ -26,7 +26,7 @@
 #define READ_CHUNK  65536
 #define READ_TURNS  8 /* chunks per wake-up: one loud child must not starve the loop */
 #define PIPE_SIZE   (1 << 20)
-#define LINE_KEEP   ((size_t)1 << 20)
+#define LINE_KEEP   ((size_t)16 << 10)
 #define DRAIN_TURNS 64 /* chunks once it has ended: more than a pipe of the usual size holds */
 
 enum child_state { CHILD_RUNNING, CHILD_AWAIT_EOF, CHILD_AWAIT_EXIT, CHILD_DONE };
@@ -42,8 +42,7 @@ struct child {
     struct event *ev_out, *ev_in, *ev_err, *ev_exit;
     struct timer eof_timer, kill_timer;
     int64_t eof_deadline_ms;
-    struct buf line;  /* bytes read, not yet a whole line */
-    size_t scanned;   /* of line: no newline before this */
+    struct buf line;  /* the beginning of a line */
     struct buf queue; /* towards stdin */
     struct buf tail;  /* end of stderr */
     size_t tail_max;
@@ -122,44 +121,46 @@ static void on_eof_deadline(void *obj)
     on_eof(c);
 }
 
-/* Hands out whole lines. The callback may stop the child or write to it, not free it. */
-static void deliver_lines(struct child *c)
+static void overflow(struct child *c)
 {
-    size_t start = 0;
-    while (c->state != CHILD_DONE && !c->overflowed) {
-        char *base = c->line.data;
-        char *nl = c->line.len > c->scanned
-                       ? memchr(base + c->scanned, '\n', c->line.len - c->scanned)
-                       : NULL;
-        if (!nl)
-            break;
-        size_t end = (size_t)(nl - base);
-        c->scanned = end + 1;
-        c->ops->line(c->ctx, str_n(base + start, end - start));
-        start = end + 1;
-    }
-    buf_consume(&c->line, start);
-    c->scanned = c->line.len;
-    if (c->line.len == 0 && c->line.cap > LINE_KEEP) /* after a giant line */
-        buf_release(&c->line);
+    c->overflowed = true;
+    free_event(&c->ev_out);
+    c->ops->overflow(c->ctx);
 }
 
-/* One read; false when there is nothing more for now. */
+/* Hands out whole lines, straight from where they were read unless one came in parts. The callback
+ * may stop the child or write to it, not free it. */
+static void deliver_lines(struct child *c, struct str bytes)
+{
+    while (bytes.len && c->state != CHILD_DONE && !c->overflowed) {
+        const char *nl = memchr(bytes.p, '\n', bytes.len);
+        struct str part = str_n(bytes.p, nl ? (size_t)(nl - bytes.p) : bytes.len);
+        bool joined = !nl || c->line.len;
+        if (part.len > c->line.max - c->line.len) {
+            overflow(c);
+            return;
+        }
+        if (joined)
+            buf_addstr(&c->line, part);
+        if (!nl)
+            return;
+        c->ops->line(c->ctx, joined ? buf_str(&c->line) : part);
+        if (joined && c->line.cap > LINE_KEEP) /* after a giant line */
+            buf_release(&c->line);
+        buf_clear(&c->line);
+        bytes = str_n(nl + 1, bytes.len - part.len - 1);
+    }
+}
+
+/* One read; false when there is nothing more for now. All children share the place it goes to: of
+ * thousands most have nothing unread, and reads never nest. */
 static bool read_some(struct child *c)
 {
-    size_t room = c->line.max - c->line.len;
-    if (room == 0 || !buf_reserve(&c->line, room < READ_CHUNK ? room : READ_CHUNK)) {
-        c->overflowed = true;
-        free_event(&c->ev_out);
-        c->ops->overflow(c->ctx);
-        return false;
-    }
-    size_t want = room < READ_CHUNK ? room : READ_CHUNK;
-    ssize_t n = read(c->out, c->line.data + c->line.len, want);
+    static char chunk[READ_CHUNK];
+    ssize_t n = read(c->out, chunk, sizeof(chunk));
     if (n > 0) {
-        buf_grow_len(&c->line, (size_t)n);
-        deliver_lines(c);
-        return (size_t)n == want && !c->overflowed;
+        deliver_lines(c, str_n(chunk, (size_t)n));
+        return (size_t)n == sizeof(chunk) && !c->overflowed;
     }
     if (n == 0 || (errno != EAGAIN && errno != EINTR))
         on_eof(c);
@@ -320,7 +321,7 @@ struct child *child_spawn(struct loop *loop, const struct child_opts *opts, stru
                         .tail_max = opts->stderr_tail};
     fcntl(c->in, F_SETPIPE_SZ, PIPE_SIZE); /* best effort: fewer wake-ups for large lines */
     fcntl(c->out, F_SETPIPE_SZ, PIPE_SIZE);
-    buf_init(&c->line, opts->line_max + 1); /* and its newline */
+    buf_init(&c->line, opts->line_max);
     buf_init(&c->queue, opts->stdin_max);
     buf_init(&c->tail, opts->stderr_tail);
     timer_init(&c->eof_timer, loop, on_eof_deadline, c);

@@ -25,6 +25,7 @@
 
 #define MAX_IDLE_CONNECTIONS 256L
 #define UPLOAD_BUFFER        (512L << 10)
+#define READ_BUFFER          2048L /* events are short, and each stream has one */
 #define LET_GO_MS            1000
 #define RETRY_BASE_MS        500
 
@@ -511,6 +512,7 @@ static void set_connection(struct exchange *ex)
     curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, 2L);
     curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long)up->connect_ms);
     curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
+    curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, READ_BUFFER);
     curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
     if (up->ca_file)
         curl_easy_setopt(easy, CURLOPT_CAINFO, up->ca_file);
