@@ -82,6 +82,9 @@ void cli_message_init(struct cli_message *m, size_t max_bytes);
 void cli_message_release(struct cli_message *m);
 /* Feeds one event; a message_start begins anew (a second upstream message of the same turn). */
 void cli_message_event(struct cli_message *m, const json_t *event);
+/* replay.c: the events of a finished message with a head, an array in the order of a stream: fed to
+ * another cli_message they make the same one. New reference. */
+json_t *cli_message_events(const struct cli_message *m);
 /* The text of all text blocks, joined. */
 void cli_message_text(const struct cli_message *m, struct buf *out);
 

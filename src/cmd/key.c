@@ -45,6 +45,9 @@ static void usage(FILE *out)
         "  --require-signature | --no-signature\n"
         "                             refuse requests that are not signed (default: not); makes\n"
         "                             a signing secret if there is none. docs/signing.md\n"
+        "  --response-cache | --no-response-cache\n"
+        "                             the same request with temperature 0 gets the same answer\n"
+        "                             again for a while, at no cost (default: not)\n"
         "  --signing-secret           make a (new) signing secret\n"
         "  --priority N               1 to 10: its share of the workers when they are scarce\n"
         "                             (default: 1; 10 gets ten times the time of 1)\n"
@@ -466,6 +469,8 @@ static int run_command(size_t index, int argc, char **argv)
         {TAKES_FIELDS, {"no-tools", 0, NULL, &o.no_tools}},
         {TAKES_FIELDS, {"require-signature", 0, NULL, &o.require_signature}},
         {TAKES_FIELDS, {"no-signature", 0, NULL, &o.no_signature}},
+        {TAKES_FIELDS, {"response-cache", 0, NULL, &o.response_cache}},
+        {TAKES_FIELDS, {"no-response-cache", 0, NULL, &o.no_response_cache}},
         {TAKES_FIELDS, {"signing-secret", 0, NULL, &o.signing_secret}},
         {TAKES_FIELDS, {"priority", 0, &o.priority, NULL}},
         {TAKES_FIELDS, {"expires", 0, &o.expires, NULL}},

@@ -179,6 +179,8 @@ static bool apply_flags(const struct key_options *o, struct key_permissions *p)
         {"allow-tools", "no-tools", o->allow_tools, o->no_tools, &p->allow_tools},
         {"require-signature", "no-signature", o->require_signature, o->no_signature,
          &p->require_signature},
+        {"response-cache", "no-response-cache", o->response_cache, o->no_response_cache,
+         &p->response_cache},
     };
     for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
         if (rows[i].on && rows[i].off) {
@@ -214,7 +216,7 @@ bool key_options_any(const struct key_options *o)
     }
     return o->allow_streaming || o->no_streaming || o->allow_agent || o->no_agent ||
            o->allow_tools || o->no_tools || o->require_signature || o->no_signature ||
-           o->signing_secret;
+           o->response_cache || o->no_response_cache || o->signing_secret;
 }
 
 bool key_options_overlap(const struct key_options *o, int64_t *ret_ms)

@@ -9,7 +9,7 @@ struct key_options {
     const char *config, *name, *user, *models, *expires, *priority, *metadata, *overlap;
     const char *rpm, *rpd, *tpd, *max_tokens, *max_concurrent, *cost_per_day, *cost_per_month;
     bool allow_streaming, no_streaming, allow_agent, no_agent, allow_tools, no_tools;
-    bool require_signature, no_signature, signing_secret, json;
+    bool require_signature, no_signature, response_cache, no_response_cache, signing_secret, json;
 };
 
 /* Writes into the key what was given, and nothing else. False after having said what is wrong. */

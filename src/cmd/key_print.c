@@ -100,6 +100,7 @@ static void put_permissions(struct buf *b, const struct key_permissions *p)
     put_flag(b, "agent turns", p->allow_agent);
     put_flag(b, "tools of its own", p->allow_tools);
     put_flag(b, "signature required", p->require_signature);
+    put_flag(b, "response cache", p->response_cache);
 }
 
 void key_put_text(struct buf *b, const struct api_key *k)

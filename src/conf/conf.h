@@ -126,6 +126,10 @@ struct conf {
         int64_t max_messages; /* 1000; 0 = no limit */
     } session;
     struct {
+        int64_t ttl;       /* seconds, 3600: how long an answer is kept */
+        int64_t max_bytes; /* 67108864: of all kept answers; in Redis: of each server */
+    } cache;
+    struct {
         int64_t max_failures;     /* 20 per minute and address; 0 = no limit */
         int64_t signature_window; /* seconds, 300 */
     } auth;

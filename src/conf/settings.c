@@ -255,6 +255,13 @@ const struct setting settings[] = {
      .help = "Messages of a stored conversation; a session that has so many takes no further turn "
              "(413). 0 is no limit."},
 
+    {.name = "cache.ttl", .kind = SET_SECONDS, AT(cache.ttl), RANGE(1, 365 * DAY), .def = "3600",
+     .help = "How long an answer is kept for keys with the response cache; docs/operations.md."},
+    {.name = "cache.max_bytes", .kind = SET_BYTES, AT(cache.max_bytes),
+     RANGE(2 * MIB, 1024 * GIB), .def = "67108864",
+     .help = "Memory for kept answers, the oldest go first; with Redis they are there instead, and "
+             "each server keeps at most so much there."},
+
     {.name = "auth.max_failures", .kind = SET_INT, AT(auth.max_failures), RANGE(0, 1000000),
      .def = "20",
      .help = "Wrong keys and signatures per minute and client address (IPv6: /64); more get 429, "

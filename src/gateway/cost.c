@@ -26,6 +26,10 @@ void gateway_price(const struct gateway *g, struct usage_row *row, const char *a
                                         .output = row->output_tokens,
                                         .cache_write = row->cache_creation_tokens,
                                         .cache_read = row->cache_read_tokens};
+    if (row->cached) { /* also where the model has no price: nobody was asked */
+        row->cost_nano = 0;
+        return;
+    }
     row->cost_nano = price_cost(prices_find(g->prices, model), &tokens);
     if (row->cost_nano < 0)
         metric_add(&unpriced_total, 1, model);

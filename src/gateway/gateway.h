@@ -38,6 +38,10 @@ struct gateway {
     json_t *models; /* what upstream offers, asked for at models_at_ms (clock_mono_ms); NULL = not
                        yet */
     int64_t models_at_ms;
+    struct cache_room {
+        int64_t since;      /* clock_mono_ms(): the window of cache.ttl that now is in */
+        size_t now, before; /* bytes of answers that were stored in it, and in the one before */
+    } cache_room;
     struct sandbox *sandbox;
     struct workspaces *workspaces;
     const struct cli_profile *agent; /* NULL = agent turns are not enabled */
@@ -84,6 +88,8 @@ struct chat_request {
     void (*extra_free)(void *extra);
 };
 void chat_request_free(struct chat_request *r);
+/* About how many tokens the question has, without what a session would add. */
+int64_t chat_request_tokens(const struct chat_request *r);
 
 struct job;
 
@@ -138,7 +144,8 @@ void gateway_drain(struct gateway *g, void (*idle)(void *ctx), void *ctx);
 void gateway_abort(struct gateway *g);
 
 /* --- cost.c: what turns cost, and whether that can be written down ------------------------- */
-/* Sets the row's cost, by the model that answered ("": the one that was asked). */
+/* Sets the row's cost, by the model that answered ("": the one that was asked); nothing for an
+ * answer out of the cache. */
 void gateway_price(const struct gateway *g, struct usage_row *row, const char *answered);
 /* At most, as far as is known; 0 = unknown. ERR_FORBIDDEN: the key has a limit of cost, and the
  * model (NULL: not known yet) no price. */

@@ -1,14 +1,14 @@
 /* job.c - one request from accepted to settled.
  *
- *   NEW -> ADMITTING (its limits) -> LOADING (its session) -> QUEUED -> RUNNING
- *       -> SAVING (its session) -> SETTLED
+ *   NEW -> ADMITTING (its limits) -> LOOKING (in the cache) -> LOADING (its session)
+ *       -> QUEUED -> RUNNING -> SAVING (its session) -> SETTLED
  *
  * Every exit - success, refused, client gone, worker crash, time-out, shutdown - passes through
  * settle() exactly once: limits trued up, the usage row in the journal, metrics, one log line,
  * the session free. The row is in the journal before the reply ends. A job whose client has left
  * goes on until its turn has said what it used; nobody is answered then. One that is not admitted
  * has no row and nothing to settle. */
-#include "gateway/gateway.h"
+#include "gateway/cache.h"
 
 #include "core/clock.h"
 #include "core/log.h"
@@ -18,12 +18,12 @@
 
 /* What a slow reader may leave unread before its turn is stopped: the CLI has no brake. */
 #define STREAM_BACKLOG_MAX ((size_t)8 << 20)
-#define KEEPALIVE_LOOKS    10   /* per interval */
-#define IMAGE_TOKENS       1600 /* for the reservation only; the real count comes from upstream */
+#define KEEPALIVE_LOOKS    10 /* per interval */
 
 enum job_state {
     JOB_NEW,
     JOB_ADMITTING,
+    JOB_LOOKING,
     JOB_LOADING,
     JOB_QUEUED,
     JOB_RUNNING,
@@ -43,8 +43,9 @@ struct job {
     bool open;  /* the stream's headers are out */
     bool began; /* and so is the dialect's beginning */
     struct limit_ticket ticket;
-    int64_t input_estimate; /* tokens of what is asked, before upstream says how many */
-    int64_t cost_estimate;  /* nano-USD of that and of the longest answer; 0 = unknown */
+    int64_t input_estimate;    /* tokens of what is asked, before upstream says how many */
+    int64_t cost_estimate;     /* nano-USD of that and of the longest answer; 0 = unknown */
+    struct cache_entry *cache; /* NULL: the answer is not one that is kept */
     struct session *session;
     uint64_t revision; /* the session's, once this turn is in it */
     struct turn *turn;
@@ -92,8 +93,8 @@ static struct metric unbilled_total = {
     .help = "Usage rows the journal's disk refused; they wait in memory.",
     .type = METRIC_COUNTER};
 
-static const char *const state_names[] = {"new",     "admitting", "loading", "queued",
-                                          "running", "saving",    "settled"};
+static const char *const state_names[] = {"new",    "admitting", "looking", "loading",
+                                          "queued", "running",   "saving",  "settled"};
 
 static void set_state(struct job *j, enum job_state s)
 {
@@ -101,22 +102,6 @@ static void set_state(struct job *j, enum job_state s)
         log_debug("job state", LF_S("request_id", j->usage.request_id),
                   LF_S("from", state_names[j->state]), LF_S("to", state_names[s]));
     j->state = s;
-}
-
-void chat_request_free(struct chat_request *r)
-{
-    if (!r)
-        return;
-    free(r->model);
-    json_decref(r->history);
-    json_decref(r->content);
-    json_decref(r->params);
-    json_decref(r->system);
-    free(r->betas);
-    free(r->ignored);
-    if (r->extra_free)
-        r->extra_free(r->extra);
-    free(r);
 }
 
 struct http_req *job_http(const struct job *job)
@@ -148,6 +133,7 @@ static void destroy(void *obj)
     json_decref(j->answer);
     json_decref(j->added);
     json_decref(j->message.head);
+    cache_close(j->cache);
     auth_key_unref(j->key);
     j->tag = 0;
     free(j);
@@ -178,7 +164,8 @@ static void log_settled(const struct job *j, const struct err *err)
               LF_I("cache_read_tokens", u->cache_read_tokens), LF_I("ttft_ms", u->ttft_ms),
               LF_I("queue_ms", u->queue_ms), LF_I("duration_ms", u->response_time_ms),
               LF_I("upstream_calls", u->upstream_calls), LF_I("retries", u->retries),
-              LF_S("session_id", u->session_id), LF_S("error", err ? err->msg : ""), LF_END);
+              LF_B("cached", u->cached), LF_S("session_id", u->session_id),
+              LF_S("error", err ? err->msg : ""), LF_END);
 }
 
 static void write_usage(struct job *j)
@@ -301,6 +288,20 @@ static void succeed(struct job *j)
     j->http = NULL;
 }
 
+/* The message is kept until the job is gone: it may have to wait for its session. */
+static void keep_result(struct job *j, const struct turn_result *r)
+{
+    j->result = *r;
+    j->answer = json_incref(r->message->content);
+    j->added = json_incref(r->added);
+    j->message = *r->message;
+    j->message.content = j->answer;
+    j->message.head = json_incref(r->message->head);
+    j->message.block = NULL;
+    j->message.text = (struct buf){.max = 1};
+    j->result.message = &j->message;
+}
+
 static void on_saved(void *ctx, const struct err *err)
 {
     struct job *j = OBJ(ctx, struct job, JOB_TAG);
@@ -333,19 +334,13 @@ static void on_turn_done(void *ctx, const struct turn_result *r)
         fail(j, &r->err);
         return;
     }
-    j->result = *r;
-    j->answer = json_incref(r->message->content);
-    j->added = json_incref(r->added);
-    j->message = *r->message;
-    j->message.content = j->answer;
-    j->message.head = json_incref(r->message->head);
-    j->message.block = NULL;
-    j->message.text = (struct buf){.max = 1};
-    j->result.message = &j->message;
+    keep_result(j, r);
     if (j->session)
         save_session(j);
     else
         succeed(j);
+    if (j->cache) /* after the reply: nobody waits for it */
+        cache_store(j->cache, &j->result);
 }
 
 static void stop_slow_reader(struct job *j)
@@ -374,7 +369,7 @@ static void tell(struct job *j, void (*how)(struct job *job, const json_t *what)
         j->dialect->begin(j);
     }
     how(j, what);
-    if (http_stream_backlog(j->http) > STREAM_BACKLOG_MAX)
+    if (j->turn && http_stream_backlog(j->http) > STREAM_BACKLOG_MAX)
         stop_slow_reader(j);
 }
 
@@ -578,21 +573,49 @@ static void find_session(struct job *j)
     }
 }
 
-/* A rough size in tokens of everything that is text. */
-static int64_t estimate_tokens(const json_t *j)
+/* --- the cache --------------------------------------------------------------------------- */
+
+/* As if the model had just given it; upstream knows nothing of it, and nothing is used. */
+static void answer_again(struct job *j, const struct turn_result *kept)
 {
     size_t i;
-    int64_t sum = 0;
-    const char *key;
-    json_t *v;
-    if (json_is_string(j))
-        return (int64_t)json_string_length(j) / 4 + 1;
-    if (json_is_object(j) && str_eq_c(json_get_str(j, "type"), "image"))
-        return IMAGE_TOKENS;
-    json_object_foreach((json_t *)(uintptr_t)j, key, v) sum += estimate_tokens(v);
-    json_array_foreach(j, i, v) sum += estimate_tokens(v);
-    return sum;
+    json_t *event;
+    AUTO(json_unref_p) json_t *events = cli_message_events(kept->message);
+    set_state(j, JOB_RUNNING); /* who leaves now leaves an answer that is settled below */
+    j->usage.cached = true;
+    keep_result(j, kept);
+    json_array_foreach(events, i, event) tell(j, j->dialect->event, event);
+    succeed(j);
 }
+
+static void on_looked_up(void *ctx, const struct turn_result *kept)
+{
+    struct job *j = OBJ(ctx, struct job, JOB_TAG);
+    if (kept)
+        answer_again(j, kept);
+    else
+        find_session(j);
+}
+
+static void look_up(struct job *j)
+{
+    j->cache = cache_open(j->g, j->http, &j->key->key, j->req);
+    if (!j->cache) {
+        find_session(j);
+        return;
+    }
+    set_state(j, JOB_LOOKING);
+    cache_look_up(j->cache, on_looked_up, j);
+}
+
+/* Nobody waits for a cache that hangs. */
+static void stop_looking(struct job *j, const struct err *err)
+{
+    cache_cancel(j->cache);
+    fail(j, err);
+}
+
+/* --- what was asked ---------------------------------------------------------------------- */
 
 /* What can be said without asking anybody. */
 static int check_request(struct job *j, struct err *err)
@@ -608,9 +631,7 @@ static int check_request(struct job *j, struct err *err)
         (r->profile == PROFILE_AGENT && gateway_check_agent(j->g, &j->key->key, err) != 0))
         return -1;
     json_object_set_new(r->params, "max_tokens", json_integer(r->max_tokens));
-    j->input_estimate = estimate_tokens(r->content) + estimate_tokens(r->history) +
-                        estimate_tokens(r->system) +
-                        estimate_tokens(json_object_get(r->params, "tools"));
+    j->input_estimate = chat_request_tokens(r);
     return gateway_estimate_cost(j->g, &j->key->key, r->model, j->input_estimate, r->max_tokens,
                                  &j->cost_estimate, err);
 }
@@ -636,7 +657,7 @@ static void on_limits(void *ctx, const struct limit_views *views, const struct e
     auth_touch(j->g->auth, j->key);
     http_req_drop_body(j->http);
     if (!j->g->aborted) {
-        find_session(j);
+        look_up(j);
         return;
     }
     err_set(&why, ERR_SHUTTING_DOWN, "The server is shutting down");
@@ -668,6 +689,8 @@ static void on_client_gone(void *ctx)
     err_set(&err, ERR_CLIENT_GONE, "the client left");
     if (j->turn)
         turn_cancel(j->turn, &err);
+    else if (j->state == JOB_LOOKING)
+        stop_looking(j, &err);
     /* LOADING and SAVING: the database's answer goes on from here */
 }
 
@@ -737,6 +760,8 @@ void gateway_abort(struct gateway *g)
         struct job *j = container_of(n, struct job, node);
         if (j->state == JOB_ADMITTING)
             stop_admitting(j, &err);
+        else if (j->state == JOB_LOOKING)
+            stop_looking(j, &err);
         else if (j->turn)
             turn_cancel(j->turn, &err);
     }

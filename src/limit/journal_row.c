@@ -36,6 +36,7 @@ static const struct column columns[] = {
     COL(cache_creation_tokens, COL_INT64),
     COL(cache_read_tokens, COL_INT64),
     COL(estimated, COL_BOOL),
+    COL(cached, COL_BOOL),
     COL(upstream_calls, COL_INT64),
     COL(retries, COL_INT64),
     COL(response_time_ms, COL_INT64),

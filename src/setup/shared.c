@@ -36,8 +36,10 @@ static void wait_up(struct shared *s, struct loop *loop, int64_t ms)
 
 struct shared *setup_open_shared(const struct conf *conf, struct loop *loop, struct err *err)
 {
-    struct shared_opts o = {
-        .url = conf->redis.url, .prefix = conf->redis.prefix, .timeout_ms = conf->redis.timeout_ms};
+    struct shared_opts o = {.url = conf->redis.url,
+                            .prefix = conf->redis.prefix,
+                            .timeout_ms = conf->redis.timeout_ms,
+                            .cache_bytes = (size_t)conf->cache.max_bytes};
     struct shared *s = shared_open(loop, &o, err);
     if (s)
         wait_up(s, loop, conf->redis.timeout_ms * 2);

@@ -19,6 +19,8 @@
 #define HASH_FUNCTION HASH_FNV /* names are ours; the default warns under clang */
 #include <uthash.h>
 
+#define CACHE_BYTES ((size_t)64 << 20)
+
 struct slot { /* one bucket of a group */
     char name[8];
     int64_t level, drained_at;      /* rates */
@@ -409,6 +411,7 @@ struct shared *shared_memory_open(struct loop *loop, const struct shared_opts *o
     struct memory *m = x_calloc(1, sizeof(*m));
     shared_init(&m->common, &memory_ops, loop, false);
     m->wall_ms = opts->wall_ms ? opts->wall_ms : clock_wall_ms;
+    m->cache_bytes = opts->cache_bytes ? opts->cache_bytes : CACHE_BYTES;
     memory_small_init(m);
     return &m->common;
 }

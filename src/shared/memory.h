@@ -20,6 +20,7 @@ struct memory {
     struct group *groups;
     struct ticket *tickets;
     struct table leases, nonces, cache;
+    size_t cache_bytes;   /* the cache's bound */
     struct list messages; /* published, not delivered yet */
     struct timer deliver;
 };

@@ -13,12 +13,10 @@
               */
 #include <uthash.h>
 
-#define MAX_LEASES      100000
-#define MAX_NONCES      1000000
-#define MAX_CACHED      10000
-#define MAX_CACHE_BYTES ((size_t)64 << 20)
-#define MAX_MESSAGES    10000
-#define SWEEP           4 /* ended entries freed per call; more than one call adds */
+#define MAX_LEASES   100000
+#define MAX_NONCES   1000000
+#define MAX_MESSAGES 10000
+#define SWEEP        4 /* ended entries freed per call; more than one call adds */
 
 struct entry {
     char *name;
@@ -43,11 +41,17 @@ static struct memory *memory_of(struct shared *s)
 
 /* --- tables ------------------------------------------------------------------------------ */
 
+/* What it takes, and not what its value takes: a million empty values are not nothing. */
+static size_t entry_bytes(const struct entry *e)
+{
+    return sizeof(*e) + strlen(e->name) + e->len;
+}
+
 static void drop(struct table *t, struct entry *e)
 {
     HASH_DEL(t->entries, e);
     list_remove(&t->by_age, &e->node);
-    t->bytes -= e->len;
+    t->bytes -= entry_bytes(e);
     free(e->name);
     free(e->value);
     free(e);
@@ -88,7 +92,7 @@ static struct entry *add(struct table *t, const char *name, struct str value)
     e->len = value.len;
     HASH_ADD_KEYPTR(hh, t->entries, e->name, strlen(e->name), e);
     list_push_back(&t->by_age, &e->node);
-    t->bytes += e->len;
+    t->bytes += entry_bytes(e);
     return e;
 }
 
@@ -183,7 +187,7 @@ void memory_cache_set(struct shared *s, const char *name, struct str value, int6
     if (e)
         drop(t, e);
     last_until(t, add(t, name, value), ttl_ms);
-    while ((t->by_age.len > MAX_CACHED || t->bytes > MAX_CACHE_BYTES) && (e = oldest(t)))
+    while (t->bytes > memory_of(s)->cache_bytes && (e = oldest(t)))
         drop(t, e);
     done(ctx, NULL);
 }

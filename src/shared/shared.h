@@ -20,6 +20,7 @@ struct shared_opts {
     const char *url;          /* see conf/redis_url.h; NULL or "" = the memory of this process */
     const char *prefix;       /* of every name in Redis */
     int64_t timeout_ms;       /* for an answer, and for a connection to be ready */
+    size_t cache_bytes;       /* memory only: of cached values; 0 = 64 MiB */
     int64_t (*wall_ms)(void); /* memory only: another clock, for tests; NULL = the real one */
 };
 /* Does not wait for a connection. NULL + ERR_CONFIG when the url is not one. With Redis the process

@@ -82,6 +82,7 @@ void key_permissions_write(struct buf *out, const struct key_permissions *permis
     write_flag(out, "allowAgent", permissions->allow_agent);
     write_flag(out, "allowTools", permissions->allow_tools);
     write_flag(out, "requireSignature", permissions->require_signature);
+    write_flag(out, "responseCache", permissions->response_cache);
     buf_addc(out, '}');
 }
 
@@ -175,9 +176,10 @@ static int read_flags(const json_t *obj, struct key_permissions *p, struct err *
         return err_set(err, ERR_INTERNAL, "allowStreaming is not true or false");
     if (read_flag(obj, "allowStreaming", false, &p->allow_streaming, err) != 0 ||
         read_flag(obj, "allowAgent", false, &p->allow_agent, err) != 0 ||
-        read_flag(obj, "allowTools", true, &p->allow_tools, err) != 0)
+        read_flag(obj, "allowTools", true, &p->allow_tools, err) != 0 ||
+        read_flag(obj, "requireSignature", false, &p->require_signature, err) != 0)
         return -1;
-    return read_flag(obj, "requireSignature", false, &p->require_signature, err);
+    return read_flag(obj, "responseCache", false, &p->response_cache, err);
 }
 
 int key_permissions_read(struct str text, struct key_permissions *ret_permissions, struct err *err)

@@ -45,6 +45,7 @@ struct key_permissions {
     bool allow_agent;       /* may ask for agent turns */
     bool allow_tools;       /* may define tools of its own in a request */
     bool require_signature; /* each request must be signed: docs/signing.md */
+    bool response_cache;    /* answers are kept and given again: gateway/cache.h */
 };
 struct api_key {
     char id[ID_UUID_SIZE];
@@ -98,6 +99,7 @@ struct usage_row {
     char endpoint[64], method[8], model[100];
     int64_t input_tokens, output_tokens, cache_creation_tokens, cache_read_tokens;
     bool estimated; /* output was cut off before upstream told its count */
+    bool cached;    /* an answer that was kept: nothing was used */
     int64_t upstream_calls, retries;
     int64_t response_time_ms, ttft_ms, queue_ms; /* ttft -1 = no output */
     int status_code;
@@ -127,9 +129,9 @@ void usage_sums_since(struct db *db, int64_t day, int64_t month, usage_sums_fn *
 #define USAGE_HOUR_MS INT64_C(3600000)
 enum usage_group { USAGE_IN_ALL, USAGE_BY_HOUR, USAGE_BY_DAY, USAGE_BY_MODEL };
 struct usage_total {
-    int64_t start;   /* by hour and by day (of UTC): when it begins, wall ms */
-    char model[100]; /* by model; "" = none was named */
-    int64_t requests, errors;
+    int64_t start;                    /* by hour and by day (of UTC): when it begins, wall ms */
+    char model[100];                  /* by model; "" = none was named */
+    int64_t requests, errors, cached; /* cached: requests that got a kept answer */
     int64_t input_tokens, output_tokens, cache_creation_tokens, cache_read_tokens;
     int64_t cost_nano, unpriced; /* unpriced: requests whose cost is not in cost_nano */
 };

@@ -14,23 +14,25 @@
 #define COUNTED_TOKENS \
     "input_tokens + output_tokens + cache_creation_tokens + cache_read_tokens / 10"
 
-#define COLUMNS_OF_INSERT                                                                   \
-    "INSERT INTO usage_logs (id, request_id, api_key_id, session_id, timestamp, endpoint, " \
-    "method, "                                                                              \
-    "model, request_tokens, response_tokens, total_tokens, input_tokens, output_tokens, "   \
-    "cache_creation_tokens, cache_read_tokens, estimated, upstream_calls, retries, "        \
-    "response_time_ms, ttft_ms, queue_ms, status_code, error, cost_nano, cost_usd) VALUES "
-#define COLUMN_COUNT 25
+#define COLUMNS_OF_INSERT                                                                    \
+    "INSERT INTO usage_logs (id, request_id, api_key_id, session_id, timestamp, endpoint, "  \
+    "method, "                                                                               \
+    "model, request_tokens, response_tokens, total_tokens, input_tokens, output_tokens, "    \
+    "cache_creation_tokens, cache_read_tokens, estimated, upstream_calls, retries, "         \
+    "response_time_ms, ttft_ms, queue_ms, status_code, error, cost_nano, cost_usd, cached) " \
+    "VALUES "
+#define COLUMN_COUNT 26
 /* Half the time of one statement each; more would cost SQLite more: it finds names by walking. */
 #define GROUP_ROWS 4
 /* In the order of the key, so that two servers lock rows in the same order. */
 static const char sql_roll_up[] =
     "INSERT INTO usage_hourly (api_key_id, hour, model, requests, errors, input_tokens, "
     "output_tokens, cache_creation_tokens, cache_read_tokens, counted_tokens, cost_nano, "
-    "unpriced) SELECT api_key_id, timestamp / 3600000, COALESCE(model, ''), count(*), "
+    "unpriced, cached) SELECT api_key_id, timestamp / 3600000, COALESCE(model, ''), count(*), "
     "sum(CASE WHEN status_code >= 400 THEN 1 ELSE 0 END), sum(input_tokens), sum(output_tokens), "
     "sum(cache_creation_tokens), sum(cache_read_tokens), sum(" COUNTED_TOKENS "), "
-    "COALESCE(sum(cost_nano), 0), sum(CASE WHEN cost_nano IS NULL THEN 1 ELSE 0 END) "
+    "COALESCE(sum(cost_nano), 0), sum(CASE WHEN cost_nano IS NULL THEN 1 ELSE 0 END), "
+    "sum(cached) "
     "FROM usage_logs WHERE id BETWEEN $1 AND $2 GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 "
     "ON CONFLICT (api_key_id, hour, model) DO UPDATE SET "
     "requests = usage_hourly.requests + excluded.requests, "
@@ -41,7 +43,8 @@ static const char sql_roll_up[] =
     "cache_read_tokens = usage_hourly.cache_read_tokens + excluded.cache_read_tokens, "
     "counted_tokens = usage_hourly.counted_tokens + excluded.counted_tokens, "
     "cost_nano = usage_hourly.cost_nano + excluded.cost_nano, "
-    "unpriced = usage_hourly.unpriced + excluded.unpriced";
+    "unpriced = usage_hourly.unpriced + excluded.unpriced, "
+    "cached = usage_hourly.cached + excluded.cached";
 /* Whole hours from the roll-up, the part of an hour before them from the rows. */
 static const char sql_sums_since[] =
     "SELECT api_key_id, sum(requests), sum(tokens), sum(day_cost), sum(month_cost) FROM ("
@@ -101,6 +104,7 @@ static void row_params(const struct usage_row *row, const char *id,
         text_or_null(row->error),
         priced ? DBP_I(row->cost_nano) : DBP_NULL,
         priced ? DBP_D((double)row->cost_nano / 1e9) : DBP_NULL,
+        DBP_I(row->cached),
     };
     memcpy(out, params, sizeof(params));
 }

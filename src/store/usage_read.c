@@ -6,14 +6,16 @@
 #include "store/row.h"
 #include "store/store.h"
 
-#define SUMS                                                                             \
-    "sum(requests), sum(errors), sum(input_tokens), sum(output_tokens), "                \
-    "sum(cache_creation_tokens), sum(cache_read_tokens), sum(cost_nano), sum(unpriced) " \
+#define SUMS                                                                              \
+    "sum(requests), sum(errors), sum(input_tokens), sum(output_tokens), "                 \
+    "sum(cache_creation_tokens), sum(cache_read_tokens), sum(cost_nano), sum(unpriced), " \
+    "sum(cached) "                                                                        \
     "FROM usage_hourly WHERE api_key_id = $1 AND hour >= $2 AND hour < $3 "
-#define ROWS                                                                                   \
-    "SELECT request_id, session_id, timestamp, endpoint, method, model, input_tokens, "        \
-    "output_tokens, cache_creation_tokens, cache_read_tokens, estimated, upstream_calls, "     \
-    "retries, response_time_ms, ttft_ms, queue_ms, status_code, error, cost_nano, api_key_id " \
+#define ROWS                                                                                    \
+    "SELECT request_id, session_id, timestamp, endpoint, method, model, input_tokens, "         \
+    "output_tokens, cache_creation_tokens, cache_read_tokens, estimated, upstream_calls, "      \
+    "retries, response_time_ms, ttft_ms, queue_ms, status_code, error, cost_nano, api_key_id, " \
+    "cached "                                                                                   \
     "FROM usage_logs WHERE api_key_id = $1 "
 
 static const char *const sql_totals[] = {
@@ -51,7 +53,8 @@ static void totals_rows(void *ctx, const struct db_result *r, const struct err *
                                    &t->cache_creation_tokens,
                                    &t->cache_read_tokens,
                                    &t->cost_nano,
-                                   &t->unpriced};
+                                   &t->unpriced,
+                                   &t->cached};
         t->start = db_int(r, i, 0) * USAGE_HOUR_MS;
         ROW_FIXED(t->model, r, i, 1);
         for (size_t v = 0; v < ARRAY_SIZE(values); v++)
@@ -105,6 +108,7 @@ static void read_row(const struct db_result *r, size_t i, struct usage_row *row)
     ROW_FIXED(row->error, r, i, 17);
     row->cost_nano = db_is_null(r, i, 18) ? -1 : db_int(r, i, 18);
     ROW_FIXED(row->api_key_id, r, i, 19);
+    row->cached = db_int(r, i, 20) != 0;
 }
 
 static void list_rows(void *ctx, const struct db_result *r, const struct err *err)

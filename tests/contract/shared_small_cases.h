@@ -210,24 +210,50 @@ static void test_memory_bounds(void **state)
 {
     (void)state;
     char name[24];
-    for (int i = 0; i < 10010; i++) {
-        snprintf(name, sizeof(name), "k%d", i);
-        shared_cache_set(fx.s, name, STR("v"), 60000, NULL, NULL);
-    }
-    cache_get("k9");
-    assert_false(got.found);
-    cache_get("k10");
-    assert_true(got.found);
     char *large = x_calloc(1, SHARED_VALUE_MAX);
     for (int i = 0; i < 70; i++) {
         snprintf(name, sizeof(name), "l%d", i);
         shared_cache_set(fx.s, name, str_n(large, SHARED_VALUE_MAX), 60000, NULL, NULL);
     }
     free(large);
-    cache_get("l5");
-    assert_false(got.found);
     cache_get("l6");
+    assert_false(got.found);
+    cache_get("l7");
     assert_true(got.found);
+}
+
+/* A bound of one's own; values that are small take memory, too. */
+static void test_memory_cache_bytes(void **state)
+{
+    (void)state;
+    struct err err;
+    char name[24];
+    const struct shared_opts o = {.cache_bytes = 100000};
+    struct shared *whole = fx.s;
+    fx.s = shared_open(fx.loop, &o, &err);
+    for (int i = 0; i < 1000; i++) {
+        snprintf(name, sizeof(name), "k%d", i);
+        shared_cache_set(fx.s, name, STR("v"), 60000, NULL, NULL);
+    }
+    cache_get("k0");
+    assert_false(got.found);
+    cache_get("k999");
+    assert_true(got.found);
+    size_t there = 0;
+    for (int i = 0; i < 1000; i++) {
+        snprintf(name, sizeof(name), "k%d", i);
+        cache_get(name);
+        there += got.found;
+    }
+    assert_in_range(there, 200, 999);
+    char large[50000] = "";
+    cache_set("large", str_n(large, sizeof(large)), 60000);
+    cache_get("large");
+    assert_true(got.found);
+    cache_get("k998");
+    assert_true(got.found);
+    shared_close(fx.s);
+    fx.s = whole;
 }
 
 #endif

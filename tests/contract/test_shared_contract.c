@@ -52,6 +52,7 @@ int main(void)
         BOTH(test_cache),
         BOTH(bench_take),
         MEMORY(test_memory_bounds),
+        MEMORY(test_memory_cache_bytes),
         REDIS(test_processes),
         REDIS(test_replicas),
         REDIS(test_between_servers),

@@ -65,7 +65,7 @@ test('a key with the defaults, as one JSON object', LIMIT, async () => {
     limits: { requestsPerMinute: 10, requestsPerDay: 1000, tokensPerDay: 100_000,
       maxConcurrent: null, costPerDay: null, costPerMonth: null },
     permissions: { models: ['claude-*'], maxTokens: 4096, allowStreaming: true, allowAgent: false,
-      allowTools: true, requireSignature: false },
+      allowTools: true, requireSignature: false, responseCache: false },
   });
 });
 
@@ -82,7 +82,7 @@ test('each flag does what it says', LIMIT, async () => {
     maxConcurrent: 5, costPerDay: 2.5, costPerMonth: null });
   assert.deepEqual(key.permissions,
     { models: ['claude-sonnet-*', 'claude-haiku-4-5'], maxTokens: 99, allowStreaming: false,
-      allowAgent: true, allowTools: false, requireSignature: false });
+      allowAgent: true, allowTools: false, requireSignature: false, responseCache: false });
   assert.ok(Math.abs(Date.parse(key.expiresAt) - Date.now() - 30 * 86_400_000) < 60_000);
   for (const [text, at] of [['2999-01-31', '2999-01-31T00:00:00.000Z'],
     ['2999-01-31T12:00:00Z', '2999-01-31T12:00:00.000Z']]) {

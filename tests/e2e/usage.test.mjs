@@ -37,7 +37,8 @@ async function getOk(gw, path, key) {
 
 /** The roll-up says the same as the rows. */
 async function assertRolledUp(gw) {
-  const columns = ['input_tokens', 'output_tokens', 'cache_creation_tokens', 'cache_read_tokens'];
+  const columns = ['input_tokens', 'output_tokens', 'cache_creation_tokens', 'cache_read_tokens',
+    'cached'];
   const sums = columns.map((c) => `sum(${c}) AS ${c}`).join(', ');
   const of = (rows) => rows.map((r) => Object.fromEntries(
     Object.entries(r).map(([k, v]) => [k, k === 'model' || k === 'key' ? v : Number(v)])));
@@ -77,7 +78,7 @@ test('a row has every column, and the exact price of its model', LIMIT, async ()
     endpoint: '/api/chat', method: 'POST', model: 'claude-sonnet-4-5-20250929', error: null,
     request_tokens: 2111, response_tokens: 7, total_tokens: 2118, input_tokens: 11,
     output_tokens: 7, cache_creation_tokens: 100, cache_read_tokens: 2000, estimated: 0,
-    upstream_calls: 1, retries: 0, status_code: 200, cost_nano: cost,
+    cached: 0, upstream_calls: 1, retries: 0, status_code: 200, cost_nano: cost,
   });
   assert.ok(Math.abs(usd - cost / 1e9) < 1e-15, usd);
 });
@@ -156,7 +157,7 @@ test('GET /api/usage: by day, hour and model, of one\'s own key alone', LIMIT, a
   const cost = (sonnet(plan[0][1]) + sonnet(plan[1][1]) + 1000 * 1000 + 5000) / 1e9;
   const byModel = await getOk(gw, `/api/usage?group=model&from=${from}`, key);
   assert.deepEqual(byModel.totals, {
-    requests: 4, errors: 1, promptTokens: 1370, completionTokens: 31, totalTokens: 1401,
+    requests: 4, errors: 1, cachedRequests: 0, promptTokens: 1370, completionTokens: 31, totalTokens: 1401,
     inputTokens: 1300, cacheCreationTokens: 30, cacheReadTokens: 40, costUsd: cost,
     unpricedRequests: 0,
   });
@@ -203,8 +204,8 @@ test('GET /api/usage/requests: pages, newest first', LIMIT, async () => {
   assert.deepEqual(rest, {
     endpoint: '/api/chat', method: 'POST', model: 'claude-sonnet-4-5', promptTokens: 6,
     completionTokens: 5, totalTokens: 11, inputTokens: 6, cacheCreationTokens: 0,
-    cacheReadTokens: 0, estimated: false, costUsd: sonnet([6, 5]) / 1e9, statusCode: 200,
-    error: null, upstreamCalls: 1, retries: 0,
+    cacheReadTokens: 0, estimated: false, cached: false, costUsd: sonnet([6, 5]) / 1e9,
+    statusCode: 200, error: null, upstreamCalls: 1, retries: 0,
   });
   const foreign = await get(gw, `/api/usage/requests?before=${ids[0]}`); // another key's
   assert.equal(foreign.status, 400, foreign.text);

@@ -224,4 +224,111 @@ static void test_message_many_small_deltas(void **state)
     cli_message_release(&m);
 }
 
+/* --- told again ---------------------------------------------------------------------------- */
+
+static const char told_head[] =
+    "{\"id\":\"msg_1\",\"type\":\"message\",\"role\":\"assistant\",\"model\":\"m\",\"content\":[],"
+    "\"stop_reason\":\"tool_use\",\"stop_sequence\":null,\"container\":{\"id\":\"c\"},"
+    "\"context_management\":{\"applied_edits\":[]},\"usage\":{\"input_tokens\":11,"
+    "\"cache_creation_input_tokens\":3,\"cache_read_input_tokens\":4,\"output_tokens\":99,"
+    "\"service_tier\":\"standard\",\"server_tool_use\":{\"web_search_requests\":0}}}";
+static const char told_content[] =
+    "[{\"type\":\"thinking\",\"thinking\":\"let me\",\"signature\":\"c2ln\"},"
+    "{\"type\":\"redacted_thinking\",\"data\":\"xyz\"},"
+    "{\"type\":\"text\",\"text\":\"a\\u0000\\n\xF0\x9F\x98\x80\",\"citations\":[{\"type\":"
+    "\"char_location\",\"cited_text\":\"x\"},{\"type\":\"page_location\",\"cited_text\":\"y\"}]},"
+    "{\"type\":\"text\",\"text\":\"plain\",\"citations\":null},"
+    "{\"type\":\"text\",\"text\":\"\"},"
+    "{\"type\":\"tool_use\",\"id\":\"t1\",\"name\":\"f\",\"input\":{\"b\":\"x\\u0000\",\"a\":"
+    "[1.5,1e300,9007199254740993,null,{}]},\"caller\":{\"type\":\"direct\"}},"
+    "{\"type\":\"tool_use\",\"id\":\"t2\",\"name\":\"g\",\"input\":{}},"
+    "{\"type\":\"some_new_block\",\"text\":\"t\",\"n\":1}]";
+
+static json_t *told_events(json_t **ret_head, json_t **ret_content)
+{
+    struct err err;
+    struct cli_message m = {0};
+    m.head = *ret_head = json_parse(STR(told_head), &err);
+    m.content = *ret_content = json_parse(STR(told_content), &err);
+    assert_non_null(m.head);
+    assert_non_null(m.content);
+    return cli_message_events(&m);
+}
+
+/* Put together from these events, the message is the same again; what they are made from is not
+ * changed. */
+static void test_message_told_again(void **state)
+{
+    struct err err;
+    struct cli_message m;
+    size_t i;
+    json_t *event, *head, *content;
+    (void)state;
+    json_t *events = told_events(&head, &content);
+    cli_message_init(&m, 10000);
+    json_array_foreach(events, i, event) cli_message_event(&m, event);
+    assert_content(&m, told_content);
+    json_t *wanted = json_parse(STR(told_head), &err);
+    if (!json_equal(m.head, wanted))
+        fail_msg("%s", json_dumps(m.head, 0));
+    assert_true(json_equal(head, wanted));
+    assert_string_equal(m.stop_reason, "tool_use");
+    assert_int_equal(m.output_tokens, 99);
+    assert_null(m.block);
+    json_decref(m.content);
+    m.content = json_incref(content);
+    assert_content(&m, told_content);
+    cli_message_release(&m);
+    json_decref(wanted);
+    json_decref(events);
+    json_decref(head);
+    json_decref(content);
+}
+
+/* And nothing is said before its time. */
+static void test_message_told_again_is_a_stream(void **state)
+{
+    json_t *head, *content;
+    (void)state;
+    json_t *events = told_events(&head, &content);
+    struct buf b;
+    buf_init(&b, 100000);
+    json_array_remove(content, 0);
+    while (json_array_size(content) > 1)
+        json_array_remove(content, 1); /* redacted_thinking alone */
+    struct cli_message m = {.head = head, .content = content};
+    json_t *few = cli_message_events(&m);
+    json_write(&b, few);
+    assert_string_equal(
+        buf_cstr(&b),
+        "[{\"type\":\"message_start\",\"message\":{\"id\":\"msg_1\",\"type\":\"message\",\"role\":"
+        "\"assistant\",\"model\":\"m\",\"content\":[],\"stop_reason\":null,\"stop_sequence\":null,"
+        "\"container\":null,\"context_management\":null,\"usage\":{\"input_tokens\":11,"
+        "\"cache_creation_input_tokens\":3,\"cache_read_input_tokens\":4,\"output_tokens\":0,"
+        "\"service_tier\":\"standard\",\"server_tool_use\":{\"web_search_requests\":0}}}},"
+        "{\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":"
+        "\"redacted_thinking\",\"data\":\"xyz\"}},{\"type\":\"content_block_stop\",\"index\":0},"
+        "{\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"tool_use\",\"stop_sequence\":"
+        "null,"
+        "\"container\":{\"id\":\"c\"}},\"usage\":{\"input_tokens\":11,"
+        "\"cache_creation_input_tokens\":3,\"cache_read_input_tokens\":4,\"output_tokens\":99,"
+        "\"server_tool_use\":{\"web_search_requests\":0}},\"context_management\":"
+        "{\"applied_edits\":[]}},{\"type\":\"message_stop\"}]");
+    buf_clear(&b);
+    for (size_t i = 1; i < 5; i++) /* the thoughts */
+        json_write(&b, json_array_get(events, i));
+    assert_string_equal(
+        buf_cstr(&b),
+        "{\"type\":\"content_block_start\",\"index\":0,\"content_block\":{\"type\":\"thinking\","
+        "\"thinking\":\"\",\"signature\":\"\"}}{\"type\":\"content_block_delta\",\"index\":0,"
+        "\"delta\":{\"type\":\"thinking_delta\",\"thinking\":\"let me\"}}{\"type\":"
+        "\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"signature_delta\",\"signature\":"
+        "\"c2ln\"}}{\"type\":\"content_block_stop\",\"index\":0}");
+    buf_release(&b);
+    json_decref(few);
+    json_decref(events);
+    json_decref(head);
+    json_decref(content);
+}
+
 #endif

@@ -47,6 +47,8 @@ int main(void)
         cmocka_unit_test(test_message_long_names_are_cut),
         cmocka_unit_test(test_message_limit),
         cmocka_unit_test(test_message_many_small_deltas),
+        cmocka_unit_test(test_message_told_again),
+        cmocka_unit_test(test_message_told_again_is_a_stream),
         cmocka_unit_test(test_launch_is_exact),
         cmocka_unit_test(test_launch_profiles),
         cmocka_unit_test(test_launch_tool_env),

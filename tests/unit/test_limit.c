@@ -274,7 +274,7 @@ static void test_row_round_trip(void **state)
 {
     (void)state;
     struct usage_row row = make_row(1, 2), again;
-    row.estimated = true;
+    row.estimated = row.cached = true;
     row.ttft_ms = -1;
     row.output_tokens = INT64_MAX;
     row.input_tokens = INT64_MIN;
@@ -296,7 +296,7 @@ static void test_row_round_trip(void **state)
     assert_string_equal(again.error, row.error);
     assert_string_equal(again.model, row.model);
     assert_true(again.output_tokens == INT64_MAX && again.input_tokens == INT64_MIN);
-    assert_true(again.estimated && again.ttft_ms == -1 && again.status_code == -7);
+    assert_true(again.estimated && again.cached && again.ttft_ms == -1 && again.status_code == -7);
     /* Each cut of the line is refused. */
     for (size_t n = 0; n < b.len - 1; n++)
         assert_int_equal(journal_row_parse(str_n(b.data, n), &again, NULL), -1);

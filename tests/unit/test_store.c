@@ -305,7 +305,8 @@ static void test_key_json(void **state)
     assert_int_equal(run(fx,
                          "SELECT permissions = '{\"models\":[\"claude-*\",\"opus \\\"4\\\" Ü\"],"
                          "\"maxTokens\":4096,\"allowStreaming\":true,\"allowAgent\":false,"
-                         "\"allowTools\":false,\"requireSignature\":false}' FROM api_keys "
+                         "\"allowTools\":false,\"requireSignature\":false,\"responseCache\":false}'"
+                         " FROM api_keys "
                          "WHERE public_id = 'aaaaaaaaaaaa'"),
                      1);
     assert_int_equal(run(fx, "SELECT metadata IS NULL AND expires_at IS NULL AND "
@@ -617,7 +618,7 @@ static void test_usage_columns(void **state)
     snprintf(rows[1].session_id, sizeof(rows[1].session_id), "%s", NO_ID);
     snprintf(rows[1].error, sizeof(rows[1].error), "upstream_error");
     rows[1].ttft_ms = -1;
-    rows[1].estimated = true;
+    rows[1].estimated = rows[1].cached = true;
     DO(usage_insert(fx->db, rows, 2, got_done, &got));
     assert_ok(&got);
     assert_int_equal(
@@ -630,13 +631,14 @@ static void test_usage_columns(void **state)
                 "FROM usage_logs GROUP BY 1"),
         1);
     assert_int_equal(run(fx, "SELECT ttft_ms = 56 AND session_id IS NULL AND error IS NULL AND "
-                             "estimated = 0 AND timestamp = 10001 FROM usage_logs "
+                             "estimated = 0 AND cached = 0 AND timestamp = 10001 FROM usage_logs "
                              "WHERE request_id LIKE '%1'"),
                      1);
-    assert_int_equal(run(fx, "SELECT ttft_ms IS NULL AND session_id = '" NO_ID "' AND "
-                             "error = 'upstream_error' AND estimated = 1 FROM usage_logs "
-                             "WHERE request_id LIKE '%2'"),
-                     1);
+    assert_int_equal(
+        run(fx, "SELECT ttft_ms IS NULL AND session_id = '" NO_ID "' AND "
+                "error = 'upstream_error' AND estimated = 1 AND cached = 1 FROM usage_logs "
+                "WHERE request_id LIKE '%2'"),
+        1);
 }
 
 static void test_usage_replay(void **state)

@@ -122,12 +122,12 @@ static void assert_rolled_up(struct fx *fx)
     static const char made[] =
         "SELECT count(*) FROM (SELECT api_key_id, hour, model, requests, errors, input_tokens, "
         "output_tokens, cache_creation_tokens, cache_read_tokens, counted_tokens, cost_nano, "
-        "unpriced FROM usage_hourly %s SELECT api_key_id, timestamp / 3600000, "
+        "unpriced, cached FROM usage_hourly %s SELECT api_key_id, timestamp / 3600000, "
         "COALESCE(model, ''), count(*), sum(CASE WHEN status_code >= 400 THEN 1 ELSE 0 END), "
         "sum(input_tokens), sum(output_tokens), sum(cache_creation_tokens), "
         "sum(cache_read_tokens), sum(input_tokens + output_tokens + cache_creation_tokens + "
         "cache_read_tokens / 10), COALESCE(sum(cost_nano), 0), "
-        "sum(CASE WHEN cost_nano IS NULL THEN 1 ELSE 0 END) "
+        "sum(CASE WHEN cost_nano IS NULL THEN 1 ELSE 0 END), sum(cached) "
         "FROM usage_logs GROUP BY 1, 2, 3) AS d";
     char sql[1024];
     snprintf(sql, sizeof(sql), made, "EXCEPT");
@@ -177,6 +177,7 @@ static void test_roll_up_once(void **state)
         rows[i].timestamp = T0 + i % 7 * HOUR / 2;
         rows[i].status_code = i % 5 ? 200 : 502;
         rows[i].cost_nano = i % 11 ? i : -1;
+        rows[i].cached = i % 4 == 0;
         if (i % 13 == 0)
             rows[i].model[0] = '\0';
     }
@@ -215,6 +216,7 @@ static void test_totals(void **state)
     }
     rows[2].status_code = 429;
     rows[3].cost_nano = -1;
+    rows[4].cached = rows[5].cached = rows[7].cached = true;
     DO(usage_insert(fx->db, rows, 8, got_done, &got));
     assert_ok(&got);
     int64_t from = T0 / HOUR;
@@ -222,6 +224,7 @@ static void test_totals(void **state)
     assert_int_equal(got.count, 1);
     assert_int_equal(got.totals[0].requests, 7);
     assert_int_equal(got.totals[0].errors, 1);
+    assert_int_equal(got.totals[0].cached, 2);
     assert_int_equal(got.totals[0].input_tokens, 7);
     assert_int_equal(got.totals[0].output_tokens, 140);
     assert_int_equal(got.totals[0].cache_creation_tokens, 2100);
@@ -260,7 +263,7 @@ static void test_list(void **state)
     }
     rows[7].ttft_ms = -1;
     rows[7].cost_nano = -1;
-    rows[7].estimated = true;
+    rows[7].estimated = rows[7].cached = true;
     rows[7].status_code = 499;
     rows[7].queue_ms = 5;
     rows[7].response_time_ms = 6;

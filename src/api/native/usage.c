@@ -75,6 +75,7 @@ static void put_total(struct buf *b, const struct usage_total *t)
 {
     put_int(b, "\"requests\":", t->requests);
     put_int(b, ",\"errors\":", t->errors);
+    put_int(b, ",\"cachedRequests\":", t->cached);
     put_tokens(b, t->input_tokens, t->output_tokens, t->cache_creation_tokens,
                t->cache_read_tokens);
     put_cost(b, t->requests && t->unpriced == t->requests ? PRICE_UNKNOWN : t->cost_nano);
@@ -100,6 +101,7 @@ static void add_total(struct usage_total *sum, const struct usage_total *t)
 {
     sum->requests += t->requests;
     sum->errors += t->errors;
+    sum->cached += t->cached;
     sum->input_tokens += t->input_tokens;
     sum->output_tokens += t->output_tokens;
     sum->cache_creation_tokens += t->cache_creation_tokens;
@@ -235,7 +237,8 @@ static void put_row(struct buf *b, const struct usage_row *row)
     put_text(b, ",\"model\":", row->model);
     put_tokens(b, row->input_tokens, row->output_tokens, row->cache_creation_tokens,
                row->cache_read_tokens);
-    buf_printf(b, ",\"estimated\":%s", row->estimated ? "true" : "false");
+    buf_printf(b, ",\"estimated\":%s,\"cached\":%s", row->estimated ? "true" : "false",
+               row->cached ? "true" : "false");
     put_cost(b, row->cost_nano);
     put_int(b, ",\"statusCode\":", row->status_code);
     put_error(b, row);
