@@ -243,8 +243,11 @@ static void put_delta(struct openai_chat *c, const json_t *delta, struct buf *ou
     }
 }
 
+/* What comes before message_start is no answer: the turn will fail. */
 void openai_chat_event(struct openai_chat *c, const json_t *event, struct buf *out)
 {
+    if (c->head.len == 0 && !is_type(event, "message_start"))
+        return;
     if (is_type(event, "content_block_delta")) {
         put_delta(c, json_object_get(event, "delta"), out);
     } else if (is_type(event, "content_block_start")) {
