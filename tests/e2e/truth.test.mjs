@@ -211,6 +211,7 @@ const ONE = [event('content_block_start', { index: 0, content_block: text('') })
 const END = [event('content_block_stop', { index: 0 }),
   event('message_delta', { delta: { stop_reason: 'end_turn', stop_sequence: null }, usage: { output_tokens: 5 } }), event('message_stop')];
 const FOUR = 'one two three four';
+// Where the connection breaks, a pause lets the words before it through: else there may be none yet.
 const broken = {
   'overload': { step: say(FOUR, { sse_error: { type: 'overloaded_error', message: 'Overloaded', after: 5 } }),
     status: [529, 503], anthropic: 'overloaded_error', message: 'Overloaded', type: 'server_error', code: 'overloaded' },
@@ -218,8 +219,8 @@ const broken = {
     status: [429, 429], anthropic: 'rate_limit_error', message: 'Slow down', type: 'requests', code: 'rate_limit_exceeded' },
   'an internal error': { step: say(FOUR, { sse_error: { type: 'api_error', message: 'Oh no', after: 5 } }),
     status: [500, 500], anthropic: 'api_error', message: 'Oh no', type: 'server_error' },
-  'a cut': { step: say(FOUR, { cut_after: 5 }), message: BROKE_OFF },
-  'a polite end': { step: say(FOUR, { cut_after: 5, cut_with: 'close' }), message: BROKE_OFF },
+  'a cut': { step: say(FOUR, { word_delay_ms: 150, cut_after: 5 }), message: BROKE_OFF },
+  'a polite end': { step: say(FOUR, { word_delay_ms: 150, cut_after: 5, cut_with: 'close' }), message: BROKE_OFF },
   'no message_delta': { step: { raw_events: [START, ...ONE, END[0], END[2]] }, message: BROKE_OFF },
   'an event that is no JSON': { step: { raw_events: [START, ...ONE, { event: 'content_block_delta', data: '{nope' }, ...END] }, message: /JSON/ },
 };

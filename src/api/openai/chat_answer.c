@@ -87,16 +87,21 @@ static void put_identity(const struct openai_chat *c, const char *object, struct
     buf_printf(out, ",\"service_tier\":\"default\",\"system_fingerprint\":\"%s\"", c->fingerprint);
 }
 
+void openai_arguments(const json_t *block, struct buf *ret_text)
+{
+    const json_t *input = json_object_get(block, "input");
+    buf_init(ret_text, TEXT_MAX);
+    if (input)
+        json_write(ret_text, input);
+    else
+        buf_adds(ret_text, "{}");
+}
+
 /* "name" and "arguments", which is JSON text inside a string. */
 static void put_function(const json_t *block, struct buf *out)
 {
     AUTO(buf_release) struct buf text;
-    const json_t *input = json_object_get(block, "input");
-    buf_init(&text, TEXT_MAX);
-    if (input)
-        json_write(&text, input);
-    else
-        buf_adds(&text, "{}");
+    openai_arguments(block, &text);
     buf_adds(out, "{\"name\":");
     buf_json_str(out, json_get_str(block, "name"));
     buf_adds(out, ",\"arguments\":");

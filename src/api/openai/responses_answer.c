@@ -3,8 +3,6 @@
 #include "api/openai/chat_answer.h"
 #include "api/openai/responses_parts.h"
 
-#define ARGUMENTS_MAX ((size_t)256 << 20)
-
 void response_init(struct response *r)
 {
     *r = (struct response){0};
@@ -64,13 +62,8 @@ json_t *response_item(const struct response *r, const json_t *block, size_t inde
     }
     if (str_eq_c(type, "tool_use")) {
         struct str name = json_get_str(block, "name"), call = json_get_str(block, "id");
-        const json_t *input = json_object_get(block, "input");
         AUTO(buf_release) struct buf arguments;
-        buf_init(&arguments, ARGUMENTS_MAX);
-        if (input)
-            json_write(&arguments, input);
-        else
-            buf_adds(&arguments, "{}");
+        openai_arguments(block, &arguments);
         item_id(r, "fc", index, id);
         return json_pack("{s:s, s:s, s:s, s:s, s:s%, s:s%}", "id", id, "type", "function_call",
                          "status", "completed", "arguments", buf_cstr(&arguments), "call_id",
