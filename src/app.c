@@ -409,6 +409,7 @@ static struct http_server *open_server(struct app *a, struct err *err)
                           .hsts = c->server.hsts,
                           .routes = api_routes,
                           .route_count = api_route_count,
+                          .client_paths = "/v1/",
                           .authorise = gateway_authorise,
                           .ctx = &a->gw};
     return http_server_new(a->loop, &o, err);

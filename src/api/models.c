@@ -1,6 +1,5 @@
-/* models.c - GET /v1/models and GET /v1/models/:id, in the shape of the client that asks: an
- * Anthropic one sends anthropic-version or x-api-key, an OpenAI one neither. Only models the key
- * may use are shown. */
+/* models.c - GET /v1/models and GET /v1/models/:id, in the shape of the client that asks (see
+ * DIALECT_CLIENT). Only models the key may use are shown. */
 #include "api/models.h"
 
 #include "core/clock.h"
@@ -24,11 +23,6 @@ static void destroy(void *obj)
     struct look *k = OBJ(obj, struct look, LOOK_TAG);
     k->tag = 0;
     free(k);
-}
-
-static bool is_anthropic(const struct http_req *req)
-{
-    return http_req_header(req, "anthropic-version") || http_req_header(req, "x-api-key");
 }
 
 static json_t *allowed(const struct http_req *req, const json_t *models)
@@ -148,7 +142,7 @@ static void on_models(void *ctx, const json_t *models, const struct err *err)
         return;
     }
     AUTO(json_unref_p) json_t *mine = allowed(req, models);
-    if (!is_anthropic(req))
+    if (http_req_dialect(req) == DIALECT_OPENAI)
         openai_reply_models(k->g, req, mine, id);
     else if (id)
         reply_one(req, find(mine, id));
@@ -161,8 +155,6 @@ static void look(struct http_req *req, void *ctx, bool one)
     struct gateway *g = OBJ(ctx, struct gateway, GATEWAY_TAG);
     struct look *k = x_calloc(1, sizeof(*k));
     *k = (struct look){.tag = LOOK_TAG, .g = g, .http = req, .one = one};
-    if (!is_anthropic(req))
-        http_req_set_dialect(req, DIALECT_OPENAI);
     http_req_on_gone(req, on_gone, k);
     k->wait = gateway_models(g, on_models, k);
 }

@@ -40,6 +40,7 @@ struct err {
     enum err_code code;
     int status;         /* HTTP status to answer with; 0 = the table's */
     int retry_after_s;  /* advice to the client; 0 = none */
+    int should_retry;   /* what upstream's x-should-retry says: 1 yes, -1 no, 0 nothing */
     const char *detail; /* a finer code, a constant: the OpenAI dialect's; NULL = the table's */
     char field[64];     /* the request field at fault, "" if none */
     char msg[400];

@@ -17,17 +17,85 @@ json_t *json_parse(struct str text, struct err *err)
     return j;
 }
 
-static int write_cb(const char *p, size_t n, void *ctx)
+/* 15 digits are always right, 17 always enough. */
+static void write_real(struct buf *b, double v)
 {
-    struct buf *b = ctx;
-    buf_add(b, p, n);
-    return buf_ok(b) ? 0 : -1;
+    char text[32] = "0";
+    double again = 0;
+    for (int digits = 15; digits <= 17 && memcmp(&again, &v, sizeof(v)) != 0; digits++) {
+        snprintf(text, sizeof(text), "%.*g", digits, v);
+        again = strtod(text, NULL);
+    }
+    buf_adds(b, text);
+    if (!strpbrk(text, ".e"))
+        buf_adds(b, ".0"); /* it stays a real */
 }
 
+static void write_array(struct buf *b, const json_t *array)
+{
+    size_t i;
+    const json_t *v;
+    buf_addc(b, '[');
+    json_array_foreach(array, i, v)
+    {
+        if (i)
+            buf_addc(b, ',');
+        json_write(b, v);
+    }
+    buf_addc(b, ']');
+}
+
+static void write_object(struct buf *b, const json_t *object)
+{
+    bool first = true;
+    const char *key;
+    size_t len;
+    json_t *v;
+    buf_addc(b, '{');
+    json_object_keylen_foreach((json_t *)(uintptr_t)object, key, len, v)
+    {
+        if (!first)
+            buf_addc(b, ',');
+        first = false;
+        buf_json_str(b, str_n(key, len));
+        buf_addc(b, ':');
+        json_write(b, v);
+    }
+    buf_addc(b, '}');
+}
+
+/* As deep as it may be parsed. */
 void json_write(struct buf *b, const json_t *j)
 {
-    if (json_dump_callback(j, write_cb, b, JSON_COMPACT | JSON_ENCODE_ANY) != 0)
-        b->overflow = true;
+    b->overflow |= !j;
+    if (!buf_ok(b))
+        return;
+    switch (json_typeof(j)) {
+    case JSON_OBJECT:
+        write_object(b, j);
+        break;
+    case JSON_ARRAY:
+        write_array(b, j);
+        break;
+    case JSON_STRING:
+        buf_json_str(b, json_str_of(j));
+        break;
+    case JSON_INTEGER:
+        buf_int(b, json_integer_value(j));
+        break;
+    case JSON_REAL:
+        write_real(b, json_real_value(j));
+        break;
+    case JSON_TRUE:
+        buf_adds(b, "true");
+        break;
+    case JSON_FALSE:
+        buf_adds(b, "false");
+        break;
+    case JSON_NULL:
+        buf_adds(b, "null");
+        break;
+    }
 }
 
 struct str json_str_of(const json_t *j)

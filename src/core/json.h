@@ -17,7 +17,8 @@ void json_unref_p(json_t **j);
 /* Strict parse of one value: depth-limited by jansson (2048), duplicate names refused, trailing
  * text refused. NULL + err (ERR_INVALID, "line L column C: why") on failure. New reference. */
 json_t *json_parse(struct str text, struct err *err);
-/* Compact dump appended to b. */
+/* Compact dump appended to b. A real number has as few digits as say exactly the same value: what
+ * came as 0.1 goes out as 0.1. */
 void json_write(struct buf *b, const json_t *j);
 
 /* Borrowed views; "" / fallback when absent or of another type. j may be NULL. */

@@ -3,6 +3,7 @@
 #include "gateway/ask.h"
 
 #include "upstream/client.h"
+#include "upstream/policy.h"
 
 #define ASK_TAG    TAG4('A', 'S', 'K', '_')
 #define ANSWER_MAX ((size_t)4 << 20)
@@ -14,7 +15,7 @@ struct ask {
     ask_done_fn *done;
     void *ctx;
     struct buf body, answer;
-    int status, retry_after_s;
+    int status, retry_after_s, should_retry;
 };
 
 static void destroy(void *obj)
@@ -29,9 +30,11 @@ static void destroy(void *obj)
 static void on_header(void *ctx, struct str name, struct str value)
 {
     struct ask *a = OBJ(ctx, struct ask, ASK_TAG);
-    uint64_t s;
-    if (str_ieq_c(name, "retry-after") && str_to_u64(value, &s) && s < 86400)
-        a->retry_after_s = (int)s;
+    AUTO(free_charp) char *v = str_dup(value);
+    if (str_ieq_c(name, "retry-after"))
+        a->retry_after_s = policy_retry_after(v);
+    else if (str_ieq_c(name, "x-should-retry"))
+        a->should_retry = policy_should_retry(value);
 }
 
 static void on_head(void *ctx, int status)
@@ -63,6 +66,7 @@ static int refused(const struct ask *a, struct err *err)
             (int)(message.len < 300 ? message.len : 300), message.p);
     err->status = a->status >= 400 ? a->status : 502;
     err->retry_after_s = a->retry_after_s;
+    err->should_retry = a->should_retry;
     if (type.len && message.len) {
         snprintf(err->upstream_type, sizeof(err->upstream_type), "%.*s",
                  (int)(type.len < 39 ? type.len : 39), type.p);

@@ -86,5 +86,7 @@ void gateway_limit_headers(struct http_req *http, const struct limit_views *view
         openai(http, openai_requests, requests);
         openai(http, openai_tokens, &views->day_tokens);
         break;
+    case DIALECT_CLIENT:
+        break; /* no request has it */
     }
 }

@@ -110,5 +110,7 @@ void http_error_body(enum http_dialect dialect, const char *request_id, const st
     case DIALECT_OPENAI:
         openai_body(err, out);
         break;
+    case DIALECT_CLIENT:
+        BUG_ON(dialect == DIALECT_CLIENT); /* the router has resolved it */
     }
 }

@@ -17,8 +17,10 @@
 struct http_server;
 struct http_req;
 
-/* Whose error shape a route speaks. */
-enum http_dialect { DIALECT_NATIVE, DIALECT_ANTHROPIC, DIALECT_OPENAI };
+/* Whose shape a route speaks. DIALECT_CLIENT stands in tables only: the client's own, which is
+ * Anthropic's when it sends anthropic-version or x-api-key, as its clients do, and OpenAI's when it
+ * sends neither. */
+enum http_dialect { DIALECT_NATIVE, DIALECT_ANTHROPIC, DIALECT_OPENAI, DIALECT_CLIENT };
 
 /* What a caller must show to reach a route: a column of the table, so no handler can forget it. */
 enum http_scope {
@@ -54,6 +56,8 @@ struct http_opts {
     bool hsts;
     const struct http_route *routes;
     size_t route_count;
+    const char *client_paths; /* a path that begins so and is no route's is refused in
+                                 DIALECT_CLIENT, any other in DIALECT_NATIVE; NULL = none */
     http_authorise_fn *authorise;
     void *ctx; /* for handlers and authorise */
 };
@@ -79,9 +83,7 @@ const char *http_req_method(const struct http_req *req);
 const char *http_req_path(const struct http_req *req);  /* decoded, without query */
 const char *http_req_route(const struct http_req *req); /* the pattern, for metrics and usage */
 const char *http_req_peer(const struct http_req *req);  /* its IP address, or "unix" */
-enum http_dialect http_req_dialect(const struct http_req *req);
-/* For a route that speaks more than one: how its errors look from now on. */
-void http_req_set_dialect(struct http_req *req, enum http_dialect dialect);
+enum http_dialect http_req_dialect(const struct http_req *req); /* never DIALECT_CLIENT */
 const char *http_req_header(const struct http_req *req, const char *name); /* NULL when absent */
 /* All lines of that name, joined by ", " as RFC 9110 says; false when absent or over out's limit.
  */
@@ -113,13 +115,15 @@ void http_req_on_gone(struct http_req *req, http_gone_fn *fn, void *ctx);
 
 /* --- answering --------------------------------------------------------------------------- */
 /* Adds or replaces a response header; before the reply or stream begins. Every reply has
- * request-id, x-request-id, X-Content-Type-Options and, for JSON, Cache-Control of its own. */
+ * request-id, x-request-id, X-Content-Type-Options and, for JSON, Cache-Control of its own; in
+ * OpenAI's dialect also openai-version and openai-processing-ms. */
 void http_set_header(struct http_req *req, const char *name, const char *value);
 void http_reply(struct http_req *req, int status, const char *content_type, struct str body);
 void http_reply_json(struct http_req *req, int status, const struct buf *body);
-/* In the dialect of the request's route; sets Retry-After from err->retry_after_s, and for
- * ERR_QUOTA "x-should-retry: false". Logs errors that are our or upstream's fault, with the message
- * the client may not see. */
+/* In the dialect of the request's route; sets Retry-After from err->retry_after_s, x-should-retry
+ * from err->should_retry, and "x-should-retry: false" for ERR_QUOTA and, but in the native dialect,
+ * for what the same request will always get. Logs errors that are our or upstream's fault, with the
+ * message the client may not see. */
 void http_reply_error(struct http_req *req, const struct err *err);
 /* The same body, for errors inside a stream: native {"success":false,"error":...,"code":...,
  * "requestId":...}. */

@@ -1,6 +1,7 @@
 /* reply.c - whole replies: status, headers, body. Streams are in stream.c. */
 #include "http/internal.h"
 
+#include "core/clock.h"
 #include "core/log.h"
 
 #define JSON_TYPE "application/json"
@@ -50,6 +51,14 @@ void http_set_header(struct http_req *req, const char *name, const char *value)
                   LF_S("request_id", req->id));
 }
 
+static void openai_headers(const struct http_req *req, struct evkeyvalq *headers)
+{
+    char ms[24];
+    snprintf(ms, sizeof(ms), "%lld", (long long)((clock_mono_us() - req->start_us) / 1000));
+    evhttp_add_header(headers, "openai-version", "2020-10-01");
+    evhttp_add_header(headers, "openai-processing-ms", ms);
+}
+
 void reply_headers(struct http_req *req, int status, const char *content_type)
 {
     struct evkeyvalq *headers = evhttp_request_get_output_headers(req->ev);
@@ -61,6 +70,8 @@ void reply_headers(struct http_req *req, int status, const char *content_type)
     evhttp_add_header(headers, "request-id", req->id);
     evhttp_add_header(headers, "x-request-id", req->id);
     evhttp_add_header(headers, "X-Content-Type-Options", "nosniff");
+    if (req->dialect == DIALECT_OPENAI)
+        openai_headers(req, headers);
     if (req->server->opts.hsts)
         evhttp_add_header(headers, "Strict-Transport-Security", HTTP_HSTS);
     if (req->wants_close || req->server->draining)
@@ -113,22 +124,35 @@ void http_reply_json(struct http_req *req, int status, const struct buf *body)
     http_reply_error(req, &err);
 }
 
+/* The advice that SDKs follow before their own rules; NULL = none. The claude program as a client
+ * would repeat even a wrong key, for minutes. */
+static const char *should_retry(const struct http_req *req, const struct err *err)
+{
+    if (err->code == ERR_QUOTA) /* the official SDKs would try again all the same */
+        return "false";
+    if (err->should_retry)
+        return err->should_retry > 0 ? "true" : "false";
+    bool certain = err->code == ERR_INVALID || err->code == ERR_UNAUTHENTICATED ||
+                   err->code == ERR_FORBIDDEN || err->code == ERR_NOT_FOUND ||
+                   err->code == ERR_METHOD;
+    return certain && req->dialect != DIALECT_NATIVE ? "false" : NULL;
+}
+
 void http_reply_error(struct http_req *req, const struct err *err)
 {
+    const char *advice = should_retry(req, err);
     struct buf body AUTO(buf_release);
     buf_init(&body, 16384);
     http_error_body(req->dialect, req->id, err, &body);
     /* An SDK sleeps for as long as it is told: a day's limit is not to be waited for. */
     bool hopeless = err->code == ERR_QUOTA && req->dialect != DIALECT_NATIVE;
-    if (hopeless)
-        http_set_header(req, "x-should-retry", "false");
     if (err->retry_after_s > 0 && !hopeless) {
         char seconds[16];
         snprintf(seconds, sizeof(seconds), "%d", err->retry_after_s);
         http_set_header(req, "Retry-After", seconds);
     }
-    if (err->code == ERR_QUOTA) /* the official SDKs would try again all the same */
-        http_set_header(req, "x-should-retry", "false");
+    if (advice)
+        http_set_header(req, "x-should-retry", advice);
     observe_fault(req, err);
     http_reply(req, http_error_status(req->dialect, err), JSON_TYPE, buf_str(&body));
 }

@@ -232,11 +232,6 @@ const char *http_req_peer(const struct http_req *req)
     return req->peer;
 }
 
-void http_req_set_dialect(struct http_req *req, enum http_dialect dialect)
-{
-    req->dialect = dialect;
-}
-
 enum http_dialect http_req_dialect(const struct http_req *req)
 {
     return req->dialect;

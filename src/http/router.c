@@ -52,13 +52,24 @@ static void allow_method(struct buf *allow, const char *method)
         buf_adds(allow, ", HEAD");
 }
 
+static enum http_dialect dialect_for(const struct http_req *req, enum http_dialect of_table)
+{
+    if (of_table != DIALECT_CLIENT)
+        return of_table;
+    bool anthropic = http_req_header(req, "anthropic-version") || http_req_header(req, "x-api-key");
+    return anthropic ? DIALECT_ANTHROPIC : DIALECT_OPENAI;
+}
+
 void router_find(const struct http_opts *opts, struct http_req *req, struct buf *allow)
 {
+    const char *shared = opts->client_paths;
+    if (shared && strncmp(req->path, shared, strlen(shared)) == 0)
+        req->dialect = dialect_for(req, DIALECT_CLIENT);
     for (size_t i = 0; i < opts->route_count; i++) {
         const struct http_route *route = &opts->routes[i];
         if (!match_path(route->path, req))
             continue;
-        req->dialect = route->dialect;
+        req->dialect = dialect_for(req, route->dialect);
         if (match_method(route->method, req->method)) {
             req->route = route;
             return;

@@ -246,6 +246,7 @@ static int upstream_status_error(const struct turn *t, int status, struct err *e
     }
     err->status = our_credential ? 502 : status;
     err->retry_after_s = r->retry_after_s;
+    err->should_retry = our_credential ? 0 : r->should_retry;
     return -1;
 }
 

@@ -88,10 +88,11 @@ struct call {
 
     /* the response */
     int status;
-    bool is_sse, is_encoded, no_retry, cut_off;
+    bool is_sse, is_encoded, cut_off;
     bool content;     /* an event other than ping or error was seen */
     bool early_error; /* an error came before all content: no stream, but an error status */
     int retry_after_s;
+    int should_retry; /* as in struct relay_turn */
     struct sse_scan scan;
     struct meter meter;
     struct buf collected;
@@ -352,8 +353,8 @@ static void forget_response(struct call *call)
     evbuffer_drain(call->out, evbuffer_get_length(call->out));
     buf_clear(&call->collected);
     call->meter = (struct meter){.final = false};
-    call->status = call->retry_after_s = 0;
-    call->is_sse = call->is_encoded = call->no_retry = call->cut_off = false;
+    call->status = call->retry_after_s = call->should_retry = 0;
+    call->is_sse = call->is_encoded = call->cut_off = false;
     call->content = call->early_error = false;
 }
 
@@ -370,7 +371,7 @@ static void retry_now(void *ctx)
 static bool try_again(struct call *call)
 {
     struct upstream *up = call->home->up;
-    if (call->attempt >= upstream_max_retries(up) || call->no_retry ||
+    if (call->attempt >= upstream_max_retries(up) || call->should_retry < 0 ||
         call->retry_after_s > MAX_RETRY_AFTER)
         return false;
     int64_t ms = upstream_retry_base_ms(up) << (call->attempt < 16 ? call->attempt : 16);
@@ -391,6 +392,7 @@ static void note_error(struct call *call)
     meter_error(&call->meter, buf_str(&call->collected));
     turn->status = call->status;
     turn->retry_after_s = call->retry_after_s;
+    turn->should_retry = call->should_retry;
     snprintf(turn->error_type, sizeof(turn->error_type), "%s", call->meter.error_type);
     if (call->meter.error_message[0])
         snprintf(turn->error_message, sizeof(turn->error_message), "%s", call->meter.error_message);
@@ -475,7 +477,7 @@ static void on_header(void *ctx, struct str name, struct str value)
     else if (str_ieq_c(name, "content-encoding"))
         call->is_encoded = !str_ieq_c(value, "identity");
     else if (str_ieq_c(name, "x-should-retry"))
-        call->no_retry = str_ieq_c(value, "false");
+        call->should_retry = policy_should_retry(value);
     else if (str_ieq_c(name, "retry-after"))
         call->retry_after_s = policy_retry_after(v);
     else if (str_ieq_c(name, "request-id"))

@@ -21,6 +21,11 @@ int policy_retry_after(const char *value)
     return wait <= 0 ? 0 : wait < 86400 ? (int)wait : 86400;
 }
 
+int policy_should_retry(struct str value)
+{
+    return str_ieq_c(value, "true") ? 1 : str_ieq_c(value, "false") ? -1 : 0;
+}
+
 int policy_status_of(const char *error_type)
 {
     static const struct {

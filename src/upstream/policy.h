@@ -9,6 +9,8 @@
 bool policy_may_pass(int status);
 /* Seconds of a retry-after header, given in seconds or as a date; 0..86400. */
 int policy_retry_after(const char *value);
+/* Of an x-should-retry header: 1 yes, -1 no, 0 neither. */
+int policy_should_retry(struct str value);
 /* The HTTP status the API uses for an error type, for errors told inside a stream. */
 int policy_status_of(const char *error_type);
 /* Response headers the CLI gets to see. */

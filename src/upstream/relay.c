@@ -155,7 +155,7 @@ struct relay *relay_new(struct upstream *up, const char *socket_path, struct err
 static void forget_last_call(struct relay_turn *turn)
 {
     turn->answered = turn->half = false;
-    turn->status = turn->retry_after_s = 0;
+    turn->status = turn->retry_after_s = turn->should_retry = 0;
     turn->failure = RELAY_OK;
     turn->stop_reason[0] = turn->upstream_request_id[0] = '\0';
     turn->error_type[0] = turn->error_message[0] = '\0';

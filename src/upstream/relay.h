@@ -63,6 +63,7 @@ struct relay_turn {
     int status;           /* HTTP status of the last call; 0 = none. A stream that opened with an
                              error event has that error's status (overloaded_error: 529) */
     int retry_after_s;    /* of the last non-2xx response, 0 = none */
+    int should_retry;     /* its x-should-retry: 1 yes, -1 no, 0 none */
     char upstream_request_id[64];
     char error_type[48]; /* error.type and error.message of the last non-2xx or `event: error` */
     char error_message[300];

@@ -326,6 +326,53 @@ static void test_json_depth_is_limited(void **state)
     free(text);
 }
 
+/* As few digits as say the same value, and every value comes back. */
+static void test_json_write_numbers(void **state)
+{
+    static const char *const cases[][2] = {
+        {"0.1", "0.1"},
+        {"19.99", "19.99"},
+        {"1.10", "1.1"},
+        {"1e2", "100.0"},
+        {"0.0", "0.0"},
+        {"-0.0", "-0.0"},
+        {"0.30000000000000004", "0.30000000000000004"},
+        {"1e300", "1e+300"},
+        {"-9223372036854775808", "-9223372036854775808"},
+        {"123456789012345.6", "123456789012345.6"},
+    };
+    struct err err;
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct buf b;
+        json_t *j = json_parse(str_c(cases[i][0]), &err);
+        buf_init(&b, 100);
+        json_write(&b, j);
+        assert_string_equal(buf_cstr(&b), cases[i][1]);
+        json_t *again = json_parse(buf_str(&b), &err);
+        assert_true(json_equal(j, again));
+        json_decref(again);
+        json_decref(j);
+        buf_release(&b);
+    }
+}
+
+static void test_json_write_is_compact(void **state)
+{
+    static const char text[] =
+        "{\"z\":[],\"a\":[1,-2.5,true,false,null,\"\\u0000\xc3\xa4\\\"\\n\"],\"m\":{\"\":{}}}";
+    struct err err;
+    struct buf b;
+    (void)state;
+    json_t *j = json_parse(str_c(text), &err);
+    assert_non_null(j);
+    buf_init(&b, 200);
+    json_write(&b, j);
+    assert_string_equal(buf_cstr(&b), text);
+    buf_release(&b);
+    json_decref(j);
+}
+
 static void test_json_write_over_the_limit_says_so(void **state)
 {
     struct buf b;

@@ -131,6 +131,7 @@ static const struct http_route routes[] = {
     {"POST", "/fail", SCOPE_PUBLIC, DIALECT_NATIVE, h_fail},
     {"POST", "/v1/messages", SCOPE_PUBLIC, DIALECT_ANTHROPIC, h_fail},
     {"POST", "/v1/chat/completions", SCOPE_PUBLIC, DIALECT_OPENAI, h_fail},
+    {"GET", "/v1/models", SCOPE_PUBLIC, DIALECT_CLIENT, h_fail},
     {"GET", "/secret", SCOPE_KEY, DIALECT_ANTHROPIC, h_root},
 };
 
@@ -147,6 +148,7 @@ static struct fx *fx_new(void)
         .max_connections = 100,
         .routes = routes,
         .route_count = ARRAY_SIZE(routes),
+        .client_paths = "/v1/",
         .authorise = authorise,
         .ctx = fx,
     };

@@ -31,8 +31,9 @@ static const struct good {
      "'verbosity':'medium','service_tier':'auto','temperature':null,'response_format':{'type':"
      "'text'},'tool_choice':'auto','user':null}",
      "{" BASE_ HI_ "}", ""},
-    {"{'model':'m-4-5'," HI ",'seed':7,'metadata':{'a':'b'},'prompt_cache_key':'k'}",
-     "{" BASE_ HI_ "}", "seed metadata prompt_cache_key "},
+    {"{'model':'m-4-5'," HI ",'seed':7,'metadata':{'a':'b'},'prompt_cache_key':'k',"
+     "'prompt_cache_options':{'mode':'explicit'},'moderation':null}",
+     "{" BASE_ HI_ "}", "seed metadata prompt_cache_key prompt_cache_options "},
     {"{'model':'m-4-5'," HI ",'max_tokens':10,'temperature':0.5,'top_p':0.9,'stop':'END','user':"
      "'u1','stream':true,'service_tier':'default'}",
      "{'model':'m-4-5','max_tokens':10," HI_ ",'temperature':0.5,'top_p':0.9,'stop_sequences':["
@@ -167,6 +168,10 @@ static const struct good {
      "{'model':'opus','max_tokens':4096," HI_ ",'thinking':{'type':'adaptive'},'output_config':{"
      "'format':{'type':'json_schema','schema':{}},'effort':'max'}}",
      ""},
+    {"{'model':'opus'," HI ",'reasoning_effort':'max'}",
+     "{'model':'opus','max_tokens':4096," HI_
+     ",'thinking':{'type':'adaptive'},'output_config':{'effort':'max'}}",
+     ""},
     {"{'model':'m-4-5'," HI ",'reasoning_effort':'low','tools':[" TOOL
      "],'tool_choice':'required'}",
      "{" BASE_ HI_ ",'tools':[" TOOL_ "],'tool_choice':{'type':'any'}}", "reasoning_effort "},
@@ -259,6 +264,10 @@ static const struct bad {
     {"{'model':'m'," HI ",'web_search_options':{}}", "web_search_options", "unsupported_value"},
     {"{'model':'m'," HI ",'store':true}", "store", "unsupported_value"},
     {"{'model':'m'," HI ",'verbosity':'low'}", "verbosity", "unsupported_value"},
+    {"{'model':'m'," HI ",'moderation':{}}", "moderation", "unsupported_value"},
+    {"{'model':'m\\u0000x'," HI "}", "model", "invalid_value"},
+    {"{'model':'m'," HI ",'tools':[{'type':'function','function':{'name':'a b'}}]}",
+     "tools[0].function.name", "invalid_value"},
     {"{'model':'m'," HI ",'service_tier':'flex'}", "service_tier", "unsupported_value"},
     {"{'model':'m'," HI ",'temperature':1.5}", "temperature", "unsupported_value"},
     {"{'model':'m'," HI ",'temperature':2.5}", "temperature", "invalid_value"},

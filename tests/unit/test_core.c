@@ -54,6 +54,8 @@ static const struct CMUnitTest data_tests[] = {
     cmocka_unit_test(test_json_parse_is_strict),
     cmocka_unit_test(test_json_parse_values_and_nul),
     cmocka_unit_test(test_json_depth_is_limited),
+    cmocka_unit_test(test_json_write_numbers),
+    cmocka_unit_test(test_json_write_is_compact),
     cmocka_unit_test(test_json_write_over_the_limit_says_so),
     cmocka_unit_test(test_fields_read),
     cmocka_unit_test(test_fields_null_is_absent),

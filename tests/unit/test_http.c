@@ -215,6 +215,37 @@ static void test_common_headers(void **state)
     hang_up(c);
 }
 
+/* Paths that several kinds of client know answer each in its own shape. */
+static void test_shape_of_the_client(void **state)
+{
+    static const struct {
+        const char *path, *header;
+        int status;
+        const char *begin;
+        bool openai;
+    } rows[] = {
+        {"/v1/models", "", 400, "{\"error\":{\"message\"", true},
+        {"/v1/models", "x-api-key: k\r\n", 400, "{\"type\":\"error\"", false},
+        {"/v1/models", "Anthropic-Version: 2023-06-01\r\n", 400, "{\"type\":\"error\"", false},
+        {"/v1/nothing", "", 404, "{\"error\":{\"message\"", true},
+        {"/v1/nothing", "X-API-Key: k\r\n", 404, "{\"type\":\"error\"", false},
+        {"/v1", "X-API-Key: k\r\n", 404, "{\"success\":false", false},
+    };
+    struct client *c = dial(*state);
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        char raw[200];
+        snprintf(raw, sizeof(raw), "GET %s HTTP/1.1\r\n" H "%s\r\n", rows[i].path, rows[i].header);
+        puts_raw(c, raw);
+        struct reply r = expect_reply(c, rows[i].status);
+        assert_true(str_starts(r.body, rows[i].begin));
+        assert_true(str_eq_c(header(&r, "openai-version"), rows[i].openai ? "2020-10-01" : ""));
+        bool native = str_starts(r.body, "{\"success\"");
+        assert_true(str_eq_c(header(&r, "x-should-retry"), native ? "" : "false"));
+        next_reply(c, &r);
+    }
+    hang_up(c);
+}
+
 static void test_error_shapes(void **state)
 {
     struct client *c = dial(*state);
@@ -567,6 +598,7 @@ int main(int argc, char **argv)
         LIVE(test_head),
         OWN(test_common_headers),
         LIVE(test_error_shapes),
+        LIVE(test_shape_of_the_client),
         cmocka_unit_test(test_error_meanings),
         LIVE(test_authorise),
         LIVE(test_gone_close),

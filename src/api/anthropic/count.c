@@ -80,7 +80,8 @@ void anthropic_count_tokens(struct http_req *req, void *ctx)
     const char *version;
     if (messages_check_version(req, &version, &err) != 0 ||
         messages_check_count(http_req_body(req), &model, &err) != 0 ||
-        messages_check_betas(req, &err) != 0 || gateway_check_model(&key->key, model, &err) != 0) {
+        messages_check_headers(req, &err) != 0 ||
+        gateway_check_model(&key->key, model, &err) != 0) {
         free(model);
         http_reply_error(req, &err);
         return;

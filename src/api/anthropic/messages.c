@@ -87,7 +87,7 @@ static bool is_beta(struct str s)
     return s.len <= BETA_MAX;
 }
 
-int messages_check_betas(const struct http_req *http, struct err *err)
+static int check_betas(const struct http_req *http, struct err *err)
 {
     struct str rest = str_c(http_req_header(http, "anthropic-beta"));
     int count = 0;
@@ -97,6 +97,16 @@ int messages_check_betas(const struct http_req *http, struct err *err)
             return err_field(err, "anthropic-beta", "is not a list of beta names");
     }
     return 0;
+}
+
+int messages_check_headers(const struct http_req *http, struct err *err)
+{
+    static const char *const refused[] = {"anthropic-user-profile-id", "anthropic-workspace-id"};
+    for (size_t i = 0; i < ARRAY_SIZE(refused); i++) {
+        if (http_req_header(http, refused[i]))
+            return err_field(err, refused[i], "is not supported by this server");
+    }
+    return check_betas(http, err);
 }
 
 int messages_check_version(const struct http_req *http, const char **ret_version, struct err *err)
@@ -118,7 +128,7 @@ void anthropic_messages(struct http_req *req, void *ctx)
     struct err err;
     struct chat_request *r = NULL;
     const char *version;
-    if (messages_check_version(req, &version, &err) == 0 && messages_check_betas(req, &err) == 0)
+    if (messages_check_version(req, &version, &err) == 0 && messages_check_headers(req, &err) == 0)
         r = messages_parse_text(http_req_body(req), &err);
     if (!r) {
         http_reply_error(req, &err);

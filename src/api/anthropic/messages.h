@@ -50,8 +50,9 @@ http_handler anthropic_messages, anthropic_count_tokens;
 MUST_USE int messages_check_version(const struct http_req *http, const char **ret_version,
                                     struct err *err);
 
-/* The names in the header anthropic-beta look like such. */
-MUST_USE int messages_check_betas(const struct http_req *http, struct err *err);
+/* The names in the header anthropic-beta look like such, and no header is there that asks for
+ * what only the operator's own account could give (the SDK's user_profile_id and workspace_id). */
+MUST_USE int messages_check_headers(const struct http_req *http, struct err *err);
 /* The body of count_tokens, as far as this server must know it. *ret_model is the caller's. */
 MUST_USE int messages_check_count(struct str body, char **ret_model, struct err *err);
 

@@ -77,7 +77,6 @@ static void chat_finish(struct job *job, const struct turn_result *r)
     buf_init(&b, ANSWER_MAX);
     openai_chat_completion(answer_of(job), r->message->head, r->message->content, r->stop_reason,
                            &b);
-    openai_answer_headers(job_http(job));
     http_reply_json(job_http(job), 200, &b);
 }
 
@@ -136,6 +135,5 @@ void openai_chat_completions(struct http_req *req, void *ctx)
         return;
     }
     messages_tell_ignored(req, r);
-    openai_answer_headers(req);
     gateway_submit(g, req, r, &chat_dialect);
 }

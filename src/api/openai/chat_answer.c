@@ -87,16 +87,21 @@ static void put_identity(const struct openai_chat *c, const char *object, struct
     buf_printf(out, ",\"service_tier\":\"default\",\"system_fingerprint\":\"%s\"", c->fingerprint);
 }
 
+void openai_arguments(const json_t *block, struct buf *ret_text)
+{
+    const json_t *input = json_object_get(block, "input");
+    buf_init(ret_text, TEXT_MAX);
+    if (input)
+        json_write(ret_text, input);
+    else
+        buf_adds(ret_text, "{}");
+}
+
 /* "name" and "arguments", which is JSON text inside a string. */
 static void put_function(const json_t *block, struct buf *out)
 {
     AUTO(buf_release) struct buf text;
-    const json_t *input = json_object_get(block, "input");
-    buf_init(&text, TEXT_MAX);
-    if (input)
-        json_write(&text, input);
-    else
-        buf_adds(&text, "{}");
+    openai_arguments(block, &text);
     buf_adds(out, "{\"name\":");
     buf_json_str(out, json_get_str(block, "name"));
     buf_adds(out, ",\"arguments\":");
@@ -243,8 +248,11 @@ static void put_delta(struct openai_chat *c, const json_t *delta, struct buf *ou
     }
 }
 
+/* What comes before message_start is no answer: the turn will fail. */
 void openai_chat_event(struct openai_chat *c, const json_t *event, struct buf *out)
 {
+    if (c->head.len == 0 && !is_type(event, "message_start"))
+        return;
     if (is_type(event, "content_block_delta")) {
         put_delta(c, json_object_get(event, "delta"), out);
     } else if (is_type(event, "content_block_start")) {

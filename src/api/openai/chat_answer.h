@@ -32,6 +32,9 @@ void openai_chat_release(struct openai_chat *c);
 /* "stop", "length", "tool_calls", "function_call" or "content_filter" */
 const char *openai_finish_reason(const char *stop_reason, bool legacy);
 
+/* What a tool_use block calls with, as JSON text. ret_text is initialised here; the caller's. */
+void openai_arguments(const json_t *block, struct buf *ret_text);
+
 /* The whole answer. head: {id,model,usage,...} of the message; content: its blocks. */
 void openai_chat_completion(const struct openai_chat *c, const json_t *head, const json_t *content,
                             const char *stop_reason, struct buf *out);

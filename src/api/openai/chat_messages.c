@@ -41,7 +41,7 @@ static json_t *image_part(struct openai_request *r, const json_t *obj, struct er
     struct image im = {0};
     json_t *block = NULL;
     if (openai_read(obj, image_fields, ARRAY_SIZE(image_fields), &im, err) == 0)
-        block = openai_image_block(im.url, err);
+        block = openai_image_block(im.url, "url", err);
     if (!block)
         openai_place(err, "image_url");
     else if (im.detail.len && !str_eq_c(im.detail, "auto"))
@@ -261,10 +261,8 @@ static int add_result(struct openai_request *r, const struct message *m, struct 
         blocks = read_content(r, m->content, PARTS_USER, err);
     if (!blocks)
         return -1;
-    if (openai_add_result(r, legacy ? STR("") : m->tool_call_id, blocks, err) != 0) {
-        snprintf(err->field, sizeof(err->field), "%s", legacy ? "role" : "tool_call_id");
-        return -1;
-    }
+    if (openai_add_result(r, legacy ? STR("") : m->tool_call_id, blocks, err) != 0)
+        return openai_place(err, legacy ? "role" : "tool_call_id");
     return 0;
 }
 

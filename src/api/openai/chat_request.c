@@ -14,7 +14,8 @@ struct body {
     bool stream, logprobs, parallel, store;
     struct str model, user, safety_identifier, effort, tier, verbosity, cache_key, cache_retention;
     json_t *messages, *tools, *tool_choice, *functions, *function_call, *format, *stop, *logit_bias,
-        *metadata, *modalities, *stream_options, *prediction, *audio, *web_search;
+        *metadata, *modalities, *stream_options, *prediction, *audio, *web_search, *cache_options,
+        *moderation;
     int64_t max_tokens, max_completion, n, seed, top_logprobs;
     double temperature, top_p, presence, frequency;
 };
@@ -52,6 +53,8 @@ static const struct json_field fields[] = {
     ROW("verbosity", JF_STRING, verbosity),
     ROW("prompt_cache_key", JF_STRING, cache_key),
     ROW("prompt_cache_retention", JF_STRING, cache_retention),
+    ROW("prompt_cache_options", JF_OBJECT, cache_options),
+    ROW("moderation", JF_OBJECT, moderation),
     ROW("tools", JF_ARRAY, tools),
     ROW("tool_choice", JF_ANY, tool_choice),
     ROW("functions", JF_ARRAY, functions),
@@ -106,6 +109,7 @@ static int check_unsupported(const struct body *b, struct err *err)
                 {"audio", b->audio != NULL},
                 {"modalities", !only_text(b->modalities)},
                 {"web_search_options", b->web_search != NULL},
+                {"moderation", b->moderation != NULL},
                 {"store", b->store},
                 {"verbosity", b->verbosity.len && !str_eq_c(b->verbosity, "medium")}};
     if (b->has_n && b->n != 1)
@@ -127,6 +131,8 @@ static void note_ignored(const struct body *b, struct openai_request *r)
         openai_ignore(r, "prompt_cache_key");
     if (b->cache_retention.len)
         openai_ignore(r, "prompt_cache_retention");
+    if (json_object_size(b->cache_options))
+        openai_ignore(r, "prompt_cache_options");
 }
 
 static int put_stop(struct openai_request *r, const json_t *stop, struct err *err)
@@ -235,10 +241,9 @@ int openai_chat_translate(const json_t *body, const struct openai_env *env,
                           struct openai_request *r, struct err *err)
 {
     struct body b = {0};
-    if (openai_read(body, fields, ARRAY_SIZE(fields), &b, err) != 0)
+    if (openai_read(body, fields, ARRAY_SIZE(fields), &b, err) != 0 ||
+        openai_put_model(r, env->aliases, b.model, err) != 0)
         return -1;
-    AUTO(free_charp) char *model = openai_model(env->aliases, b.model);
-    json_object_set_new(r->body, "model", json_string(model));
     if (check_unsupported(&b, err) != 0 || put_limit(r, &b, env, err) != 0 ||
         put_stream(r, &b, err) != 0 || openai_chat_messages(b.messages, r, err) != 0 ||
         put_callables(r, &b, err) != 0 || put_sampling(r, &b, err) != 0 ||

@@ -193,7 +193,7 @@ static json_t *url_block(const char *kind, struct str url)
                      url.len);
 }
 
-json_t *openai_image_block(struct str url, struct err *err)
+json_t *openai_image_block(struct str url, const char *field, struct err *err)
 {
     static const struct {
         const char *given, *type;
@@ -206,14 +206,14 @@ json_t *openai_image_block(struct str url, struct err *err)
     if (str_starts(url, "https://"))
         return url_block("image", url);
     if (!split_data_url(url, &type, &data)) {
-        openai_invalid(err, "url", "must be an https URL, or data:image/...;base64,...");
+        openai_invalid(err, field, "must be an https URL, or data:image/...;base64,...");
         return NULL;
     }
     for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
         if (str_ieq_c(type, types[i].given))
             return source_block("image", types[i].type, data);
     }
-    openai_unsupported(err, "url", "must be a JPEG, PNG, GIF or WebP image");
+    openai_unsupported(err, field, "must be a JPEG, PNG, GIF or WebP image");
     return NULL;
 }
 

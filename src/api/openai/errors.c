@@ -30,7 +30,10 @@ static int PRINTF_LIKE(4, 0)
 {
     char text[sizeof(err->msg)];
     vsnprintf(text, sizeof(text), fmt, ap);
-    err_field(err, field, "%s", text);
+    if (field[0])
+        err_field(err, field, "%s", text);
+    else /* openai_place() says where */
+        err_set(err, ERR_INVALID, "%s", text);
     err->detail = detail;
     return -1;
 }

@@ -30,15 +30,6 @@ struct chat_request *openai_parse(const struct http_req *req, const struct opena
     return r;
 }
 
-void openai_answer_headers(struct http_req *http)
-{
-    char ms[24];
-    snprintf(ms, sizeof(ms), "%lld",
-             (long long)((clock_mono_us() - http_req_start_us(http)) / 1000));
-    http_set_header(http, "openai-processing-ms", ms);
-    http_set_header(http, "openai-version", "2020-10-01");
-}
-
 void openai_make_id(const struct http_req *req, const char *prefix, char *out, size_t size)
 {
     const char *id = http_req_id(req);

@@ -23,8 +23,6 @@ struct openai_env openai_env_of(const struct gateway *g, const struct http_req *
  * checked under the client's names of the fields; NULL + err. */
 struct chat_request *openai_parse(const struct http_req *req, const struct openai_request *t,
                                   bool responses, const char *max_tokens_name, struct err *err);
-/* Headers of every answer that a model gave. */
-void openai_answer_headers(struct http_req *http);
 /* "chatcmpl-" + what is random in the request's id. */
 void openai_make_id(const struct http_req *req, const char *prefix, char *out, size_t size);
 /* Which configuration answers: "fp_" + 10 hex digits. */

@@ -27,6 +27,16 @@ char *openai_model(const char *aliases, struct str name)
     return str_dup(name);
 }
 
+int openai_put_model(struct openai_request *r, const char *aliases, struct str name,
+                     struct err *err)
+{
+    if (memchr(name.p, '\0', name.len))
+        return openai_invalid(err, "model", "must not hold a NUL byte");
+    AUTO(free_charp) char *model = openai_model(aliases, name);
+    json_object_set_new(r->body, "model", json_string(model));
+    return 0;
+}
+
 /* --- effort ------------------------------------------------------------------------------- */
 
 static int take_number(struct str *s)
@@ -70,6 +80,7 @@ struct effort {
 static const struct effort efforts[] = {
     {"none", 0, NULL},          {"minimal", 1024, "low"}, {"low", 2048, "low"},
     {"medium", 8192, "medium"}, {"high", 24576, "high"},  {"xhigh", 32768, "max"},
+    {"max", 32768, "max"},
 };
 
 static const struct effort *find_effort(struct str name)
@@ -117,7 +128,8 @@ int openai_put_effort(struct openai_request *r, struct str effort, const char *n
     const struct effort *e = find_effort(effort);
     if (!e)
         return openai_invalid(
-            err, name, "must be \"none\", \"minimal\", \"low\", \"medium\", \"high\" or \"xhigh\"");
+            err, name,
+            "must be \"none\", \"minimal\", \"low\", \"medium\", \"high\", \"xhigh\" or \"max\"");
     if (e->budget == 0)
         return 0;
     const json_t *temperature = json_object_get(r->body, "temperature");

@@ -58,8 +58,8 @@ MUST_USE int openai_add_result(struct openai_request *r, struct str id, json_t *
                                struct err *err);
 /* Before a message that is no result: every call must have one. */
 MUST_USE int openai_check_answered(const struct openai_request *r, struct err *err);
-/* data: or https. NULL + err. */
-json_t *openai_image_block(struct str url, struct err *err);
+/* data: or https. field: what the client calls it. NULL + err. */
+json_t *openai_image_block(struct str url, const char *field, struct err *err);
 /* data: with a PDF or plain text, or https. title may be "". */
 json_t *openai_file_block(struct str data, struct str url, struct str title, struct err *err);
 
@@ -80,6 +80,9 @@ MUST_USE int openai_put_functions(struct openai_request *r, const json_t *functi
 /* --- parameters --------------------------------------------------------------------------- */
 /* The model behind an alias, or the name itself; owned. "gpt-4o*=claude-x, o3=claude-y". */
 char *openai_model(const char *aliases, struct str name);
+/* The same, as the request's model. Names with a NUL byte are refused. */
+MUST_USE int openai_put_model(struct openai_request *r, const char *aliases, struct str name,
+                              struct err *err);
 
 /* After the messages and the model: needs both. name: the client's field. */
 MUST_USE int openai_put_effort(struct openai_request *r, struct str effort, const char *name,

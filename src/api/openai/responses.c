@@ -95,7 +95,6 @@ static void reply(struct call *c)
         return;
     }
     json_write(&b, c->object);
-    openai_answer_headers(http);
     http_reply_json(http, 200, &b);
 }
 
@@ -219,7 +218,6 @@ static void submit(struct call *c)
     r->extra = c;
     r->extra_free = extra_free;
     messages_tell_ignored(http, r);
-    openai_answer_headers(http);
     c->http = NULL; /* the job knows whether the client is still there */
     gateway_submit(c->g, http, r, &responses_dialect);
 }

@@ -62,12 +62,12 @@ json_t *response_item(const struct response *r, const json_t *block, size_t inde
     }
     if (str_eq_c(type, "tool_use")) {
         struct str name = json_get_str(block, "name"), call = json_get_str(block, "id");
-        const json_t *input = json_object_get(block, "input");
-        AUTO(free_charp) char *arguments = input ? json_dumps(input, JSON_COMPACT) : NULL;
+        AUTO(buf_release) struct buf arguments;
+        openai_arguments(block, &arguments);
         item_id(r, "fc", index, id);
         return json_pack("{s:s, s:s, s:s, s:s, s:s%, s:s%}", "id", id, "type", "function_call",
-                         "status", "completed", "arguments", arguments ? arguments : "{}",
-                         "call_id", call.p, call.len, "name", name.p, name.len);
+                         "status", "completed", "arguments", buf_cstr(&arguments), "call_id",
+                         call.p, call.len, "name", name.p, name.len);
     }
     if (str_eq_c(type, "thinking") || str_eq_c(type, "redacted_thinking")) {
         item_id(r, "rs", index, id);

@@ -94,10 +94,8 @@ static json_t *text_block(struct str text)
 
 static json_t *image_block(struct openai_request *r, const struct part *p, struct err *err)
 {
-    json_t *block = openai_image_block(p->image_url, err);
-    if (!block)
-        snprintf(err->field, sizeof(err->field), "image_url");
-    else if (p->detail.len && !str_eq_c(p->detail, "auto"))
+    json_t *block = openai_image_block(p->image_url, "image_url", err);
+    if (block && p->detail.len && !str_eq_c(p->detail, "auto"))
         openai_ignore(r, "input_image.detail");
     return block;
 }
@@ -210,10 +208,8 @@ static int add_output(struct openai_request *r, const struct item *it, struct er
     json_t *blocks = read_content(r, it->output, "output", err);
     if (!blocks)
         return -1;
-    if (openai_add_result(r, it->call_id, blocks, err) != 0) {
-        snprintf(err->field, sizeof(err->field), "call_id");
-        return -1;
-    }
+    if (openai_add_result(r, it->call_id, blocks, err) != 0)
+        return openai_place(err, "call_id");
     return 0;
 }
 

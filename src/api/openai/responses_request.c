@@ -13,7 +13,8 @@ struct body {
     struct str model, previous, user, safety_identifier, tier, truncation, cache_key,
         cache_retention, instructions;
     json_t *input, *tools, *tool_choice, *text, *reasoning, *include, *metadata, *stream_options,
-        *prompt, *conversation;
+        *prompt, *conversation, *cache_options, *moderation, *access_programs, *context_management,
+        *image;
     int64_t max_tokens, max_tool_calls, top_logprobs;
     double temperature, top_p;
 };
@@ -44,6 +45,11 @@ static const struct json_field fields[] = {
     ROW("truncation", JF_STRING, truncation),
     ROW("prompt_cache_key", JF_STRING, cache_key),
     ROW("prompt_cache_retention", JF_STRING, cache_retention),
+    ROW("prompt_cache_options", JF_OBJECT, cache_options),
+    ROW("moderation", JF_OBJECT, moderation),
+    ROW("access_programs", JF_OBJECT, access_programs),
+    ROW("context_management", JF_ARRAY, context_management),
+    ROW("image", JF_OBJECT, image),
     ROW("tools", JF_ARRAY, tools),
     ROW("tool_choice", JF_ANY, tool_choice),
     ROW("text", JF_OBJECT, text),
@@ -145,6 +151,12 @@ static int check_unsupported(const struct body *b, struct err *err)
         return openai_unsupported(err, "prompt", "templates are not kept here");
     if (b->conversation && !json_is_null(b->conversation))
         return openai_unsupported(err, "conversation", "use previous_response_id");
+    if (b->moderation)
+        return openai_unsupported(err, "moderation", "is not supported by the models here");
+    if (b->access_programs)
+        return openai_unsupported(err, "access_programs", "is not supported by the models here");
+    if (json_array_size(b->context_management))
+        return openai_unsupported(err, "context_management", "must be empty");
     if (b->input && !json_is_string(b->input) && !json_is_array(b->input)) {
         openai_invalid(err, "input", "must be a string or an array of items");
         err->detail = "invalid_type";
@@ -166,7 +178,8 @@ static int read_include(struct responses_request *r, const json_t *include, stru
             return openai_unsupported(err, "include", "the models here give no logprobs");
         else if (name.len == 0)
             return openai_invalid(err, "include", "must hold names");
-        /* the others are of tools that do not run here: there is nothing to include */
+        else /* of tools that do not run here, or what the client has itself */
+            openai_ignore(&r->base, "include");
     }
     return 0;
 }
@@ -177,6 +190,10 @@ static void note_ignored(const struct body *b, struct openai_request *r)
         openai_ignore(r, "prompt_cache_key");
     if (b->cache_retention.len)
         openai_ignore(r, "prompt_cache_retention");
+    if (json_object_size(b->cache_options))
+        openai_ignore(r, "prompt_cache_options");
+    if (json_object_size(b->image))
+        openai_ignore(r, "image"); /* how OpenAI's service packs images */
     if (b->has_tools_max)
         openai_ignore(r, "max_tool_calls"); /* is about tools that run in OpenAI's service */
     if (json_is_true(json_object_get(b->stream_options, "include_obfuscation")))
@@ -381,10 +398,9 @@ int responses_translate(const json_t *body, const struct openai_env *env,
                         struct responses_request *r, struct err *err)
 {
     struct body b = {0};
-    if (openai_read(body, fields, ARRAY_SIZE(fields), &b, err) != 0)
+    if (openai_read(body, fields, ARRAY_SIZE(fields), &b, err) != 0 ||
+        openai_put_model(&r->base, env->aliases, b.model, err) != 0)
         return -1;
-    AUTO(free_charp) char *model = openai_model(env->aliases, b.model);
-    json_object_set_new(r->base.body, "model", json_string(model));
     json_object_set_new(r->base.body, "max_tokens",
                         json_integer(b.has_max ? b.max_tokens : env->max_tokens));
     if (r->previous.len)

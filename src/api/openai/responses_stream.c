@@ -205,8 +205,11 @@ static void finish_item(struct response *r)
     r->index++;
 }
 
+/* What comes before message_start is no answer: the turn will fail. */
 void response_event(struct response *r, const json_t *event)
 {
+    if (r->sequence == 0 && !is_type(event, "message_start"))
+        return;
     if (is_type(event, "content_block_delta"))
         take_delta(r, json_object_get(event, "delta"));
     else if (is_type(event, "content_block_start"))

@@ -1,6 +1,8 @@
 /* tools.c - tools and the choice among them. Schemas go on untouched. */
 #include "api/openai/parts.h"
 
+#include <ctype.h>
+
 #define TOOLS_MAX 128
 #define NAME_MAX_ 64
 
@@ -38,17 +40,26 @@ static json_t *input_schema(json_t *parameters)
     return copy;
 }
 
+static bool is_name(struct str s)
+{
+    for (size_t i = 0; i < s.len; i++) {
+        if (!isalnum((unsigned char)s.p[i]) && s.p[i] != '_' && s.p[i] != '-')
+            return false;
+    }
+    return true;
+}
+
 static json_t *read_function(const json_t *obj, struct err *err)
 {
     struct function f = {0};
     if (openai_read(obj, function_fields, ARRAY_SIZE(function_fields), &f, err) != 0)
         return NULL;
-    json_t *tool = json_pack("{s:s%, s:o}", "name", f.name.p, f.name.len, "input_schema",
-                             input_schema(f.parameters));
-    if (!tool) {
-        openai_invalid(err, "name", "must be text");
+    if (!is_name(f.name)) {
+        openai_invalid(err, "name", "may hold letters, digits, _ and - only");
         return NULL;
     }
+    json_t *tool = json_pack("{s:s%, s:o}", "name", f.name.p, f.name.len, "input_schema",
+                             input_schema(f.parameters));
     if (f.description.len)
         json_object_set_new(tool, "description", json_stringn(f.description.p, f.description.len));
     if (f.strict)
