@@ -99,7 +99,9 @@ static void collect(struct upstream *up)
             .connected = ex->phase > PHASE_CONNECTING,
             .untrusted = rc == CURLE_PEER_FAILED_VERIFICATION,
             .by_proxy = rc != CURLE_OK && is_proxys_answer(ex),
-            .why = ex->error[0] ? ex->error : curl_easy_strerror(rc),
+            .why = ex->by_proxy    ? "the proxy refused: HTTP 407"
+                   : ex->error[0] ? ex->error
+                                  : curl_easy_strerror(rc),
         };
         exchange_finish(ex, &end);
     }
@@ -398,7 +400,6 @@ static void on_head_end(struct exchange *ex)
     if (status < 200)
         return; /* an interim response: the real one follows */
     if (status == 407) { /* never the API's */
-        snprintf(ex->error, sizeof(ex->error), "the proxy refused: HTTP 407");
         ex->by_proxy = true;
         return;
     }
