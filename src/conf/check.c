@@ -325,8 +325,8 @@ const char *check_base_url(struct str value)
     return NULL;
 }
 
-#define PROXY_RULE                                                                          \
-    "must have the form http://host:port, https://, socks5:// or socks5h://, with "         \
+#define PROXY_RULE                                                                           \
+    "must have the form http://host:port, https://, socks5:// or socks5h://, with "          \
     "user:password@ before the host if the proxy wants them, special characters written as " \
     "%XX, and no path"
 

@@ -48,8 +48,8 @@ void loader_error(struct loader *l, const char *where, const char *name, const c
 void loader_error_at(struct loader *l, int line, const char *name, const char *fmt, ...)
 {
     AUTO(free_charp)
-    char *where = l->variable ? x_printf("environment: %s", l->variable)
-                              : x_printf("%s:%d", l->path, line);
+    char *where =
+        l->variable ? x_printf("environment: %s", l->variable) : x_printf("%s:%d", l->path, line);
     va_list ap;
     va_start(ap, fmt);
     add_error(l, where, name, fmt, ap);
@@ -322,8 +322,8 @@ static void check_targets(struct loader *l)
         weights += t->weight;
         if (pass_env_has(c->claude.pass_env, t->api_key_env) ||
             pass_env_has(c->claude.pass_env, t->auth_token_env))
-            value_error(l, other, "must not name the variable of a credential (upstream.targets[%zu])",
-                        i);
+            value_error(l, other,
+                        "must not name the variable of a credential (upstream.targets[%zu])", i);
     }
     if (weights == 0)
         value_error(l, at, "one of them must have a weight above 0");

@@ -27,7 +27,7 @@ struct conf_origin; /* private */
  * name a credential at most one is set; `credential` is what it came to. */
 struct conf_target {
     char *name;
-    char *base_url; /* "" = upstream.base_url */
+    char *base_url;                       /* "" = upstream.base_url */
     char *api_key, *auth_token;           /* secret */
     char *api_key_file, *auth_token_file; /* it stands in this file, alone */
     char *api_key_env, *auth_token_env;   /* or in this variable */
@@ -171,9 +171,9 @@ struct conf {
 MUST_USE int conf_load(const char *path, char *const *env, struct conf **ret_conf,
                        struct buf *ret_errors);
 void conf_free(struct conf *conf); /* NULL is fine; zeroes secrets first */
-/* Where calls can go: target i of upstream.targets or, when that list is empty, i = 0 alone: the one
- * that upstream.base_url and its credential make, with the name "default". A view that borrows from
- * conf; its base_url is never empty. */
+/* Where calls can go: target i of upstream.targets or, when that list is empty, i = 0 alone: the
+ * one that upstream.base_url and its credential make, with the name "default". A view that borrows
+ * from conf; its base_url is never empty. */
 size_t conf_target_count(const struct conf *conf);
 struct conf_target conf_target_at(const struct conf *conf, size_t i);
 /* Effective settings as YAML with where each came from; secrets as "(set)" or "(not set)". */

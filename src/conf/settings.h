@@ -5,14 +5,14 @@
 #include "conf/conf.h"
 
 enum setting_kind {
-    SET_STRING,   /* char * */
-    SET_CHOICE,   /* char *, one of .choices */
-    SET_INDEX,    /* an enum: the index in .choices */
-    SET_BOOL,     /* bool */
-    SET_INT,      /* int64_t */
-    SET_SECONDS,  /* int64_t; "90" or "5m" */
-    SET_MILLIS,   /* int64_t; "90" or "5m" */
-    SET_BYTES,    /* int64_t; "90" or "32MiB" */
+    SET_STRING,    /* char * */
+    SET_CHOICE,    /* char *, one of .choices */
+    SET_INDEX,     /* an enum: the index in .choices */
+    SET_BOOL,      /* bool */
+    SET_INT,       /* int64_t */
+    SET_SECONDS,   /* int64_t; "90" or "5m" */
+    SET_MILLIS,    /* int64_t; "90" or "5m" */
+    SET_BYTES,     /* int64_t; "90" or "32MiB" */
     SET_MEBIBYTES, /* int64_t; "90" or "1GiB" */
     SET_TARGETS    /* struct conf_targets *; a list of mappings, read by yaml.c and targets.c */
 };
@@ -122,8 +122,8 @@ extern const struct setting target_rows[];
 struct conf_target *targets_add(struct conf_targets **list);
 /* Index of the row of that name, or -1. */
 int target_row_find(struct str name);
-/* The rules of the latest one as a whole, reported at its line; finds its credential. False: one was
- * broken. */
+/* The rules of the latest one as a whole, reported at its line; finds its credential. False: one
+ * was broken. */
 bool targets_check_latest(struct loader *l, struct conf_targets *list, int line);
 void targets_write(struct conf_targets *list, struct buf *out); /* NULL is fine */
 void targets_release(struct conf_targets **list);

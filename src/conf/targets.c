@@ -15,6 +15,7 @@
 #define CREDENTIAL_RULE "must hold one line of visible ASCII characters without spaces"
 #define WEIGHT_MAX      1000
 
+/* clang-format off */
 const struct setting target_rows[] = {
     {.name = "name", .kind = SET_STRING, AT(name), .def = "", .may_be_empty = true,
      .check = check_target_name},
@@ -24,8 +25,7 @@ const struct setting target_rows[] = {
      .may_be_empty = true, .check = check_token},
     {.name = "auth_token", .kind = SET_STRING, .secret = true, AT(auth_token), .def = "",
      .may_be_empty = true, .check = check_token},
-    {.name = "api_key_file", .kind = SET_STRING, AT(api_key_file), .def = "",
-     .may_be_empty = true},
+    {.name = "api_key_file", .kind = SET_STRING, AT(api_key_file), .def = "", .may_be_empty = true},
     {.name = "auth_token_file", .kind = SET_STRING, AT(auth_token_file), .def = "",
      .may_be_empty = true},
     {.name = "api_key_env", .kind = SET_STRING, AT(api_key_env), .def = "", .may_be_empty = true,
@@ -34,6 +34,7 @@ const struct setting target_rows[] = {
      .may_be_empty = true, .check = check_variable},
     {.name = "weight", .kind = SET_INT, AT(weight), .min = 0, .max = WEIGHT_MAX, .def = "1"},
 };
+/* clang-format on */
 _Static_assert(ARRAY_SIZE(target_rows) == TARGET_ROWS, "TARGET_ROWS counts the rows");
 
 int target_row_find(struct str name)
@@ -92,8 +93,8 @@ struct judge {
 static void PRINTF_LIKE(3, 4) broken(struct judge *j, const char *field, const char *fmt, ...)
 {
     AUTO(free_charp)
-    char *name = x_printf("upstream.targets[%zu]%s%s", j->index, field ? "." : "",
-                          field ? field : "");
+    char *name =
+        x_printf("upstream.targets[%zu]%s%s", j->index, field ? "." : "", field ? field : "");
     char rule[512];
     va_list ap;
     va_start(ap, fmt);
@@ -142,8 +143,9 @@ static void find_credential(struct judge *j)
         given++;
     }
     if (given > 1)
-        broken(j, NULL, "must have one credential only: api_key or auth_token, or one of them with "
-                        "_file or _env behind its name");
+        broken(j, NULL,
+               "must have one credential only: api_key or auth_token, or one of them with "
+               "_file or _env behind its name");
     if (given != 1)
         return;
     j->t->bearer = field[1] == 'u'; /* auth_token... */
@@ -161,8 +163,7 @@ static void find_credential(struct judge *j)
 bool targets_check_latest(struct loader *l, struct conf_targets *list, int line)
 {
     size_t index = list->count - 1;
-    struct judge j = {
-        .l = l, .t = &list->items[index], .index = index, .line = line, .good = true};
+    struct judge j = {.l = l, .t = &list->items[index], .index = index, .line = line, .good = true};
     if (!j.t->name[0])
         broken(&j, "name", "must be given");
     for (size_t i = 0; i < index; i++) {

@@ -49,7 +49,8 @@ void setting_rule(const struct setting *s, struct buf *out)
         buf_adds(out, "must be one of ");
         add_choices(s, out);
     } else if (s->kind == SET_TARGETS) {
-        buf_printf(out, "must be a list of at most %d mappings, each with a name", CONF_MAX_TARGETS);
+        buf_printf(out, "must be a list of at most %d mappings, each with a name",
+                   CONF_MAX_TARGETS);
     } else if (s->kind == SET_BOOL) {
         buf_adds(out, "must be true or false, without quotes");
     } else if (s->kind == SET_STRING) {

@@ -184,8 +184,9 @@ static bool read_target_fields(struct walk *w, struct conf_target *t, size_t ind
         AUTO(free_charp)
         char *name = x_printf("upstream.targets[%zu].%.100s", index, buf_cstr(&field));
         if (row < 0)
-            loader_error_at(w->l, line, name, "unknown; a target has name, base_url, weight and one "
-                                              "of api_key, auth_token, or these with _file or _env");
+            loader_error_at(w->l, line, name,
+                            "unknown; a target has name, base_url, weight and one "
+                            "of api_key, auth_token, or these with _file or _env");
         else if (seen[row])
             loader_error_at(w->l, line, name, "is given twice, first on line %d", seen[row]);
         bool fresh = row >= 0 && !seen[row];
@@ -201,8 +202,7 @@ static bool read_target_fields(struct walk *w, struct conf_target *t, size_t ind
 static bool read_targets(struct walk *w, int index)
 {
     const struct setting *s = &settings[index];
-    struct conf_targets **list =
-        (struct conf_targets **)(void *)((char *)w->l->conf + s->offset);
+    struct conf_targets **list = (struct conf_targets **)(void *)((char *)w->l->conf + s->offset);
     const char *refused = decoration(&w->event);
     int line = line_of(&w->event);
     bool good = true;

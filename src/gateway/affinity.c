@@ -1,8 +1,8 @@
 /* affinity.c - the number that a conversation keeps: the same in its every turn, on every server.
  *
  * It is hashed from what does not change while a conversation grows: whose it is, its model, its
- * system text and its first message. Cache marks do change, so they are left out; and of a long text
- * its length and beginning are enough. */
+ * system text and its first message. Cache marks do change, so they are left out; and of a long
+ * text its length and beginning are enough. */
 #include "gateway/gateway.h"
 
 #include <sodium.h>

@@ -2,11 +2,11 @@
  *
  * A call goes WAITING -> STREAMING | COLLECTING -> OVER. While WAITING nothing was passed to the
  * CLI, so an attempt may fail and be repeated: first with each other target that is usable, at once
- * (fail_over), and when none is left, after a pause, from the beginning (back_off). A stream is passed on event by event as it comes;
- * its head is sent with the first event, so that a stream that opens with an error event is an
- * error status like any other (the CLI would repeat such a call by itself, behind our back). Error
- * bodies and plain JSON are collected first: they are small, and the stop reason may have to be
- * changed. A body too large for that is PASSED as it is.
+ * (fail_over), and when none is left, after a pause, from the beginning (back_off). A stream is
+ * passed on event by event as it comes; its head is sent with the first event, so that a stream
+ * that opens with an error event is an error status like any other (the CLI would repeat such a
+ * call by itself, behind our back). Error bodies and plain JSON are collected first: they are
+ * small, and the stop reason may have to be changed. A body too large for that is PASSED as it is.
  *
  * Two ends can go away. The CLI: seen by an EV_CLOSED event, because evhttp does not look while a
  * reply is pending; the upstream transfer is aborted at once so that the model stops working.
@@ -20,6 +20,7 @@
 #include "core/json.h"
 #include "core/log.h"
 #include "metrics/metrics.h"
+#include "upstream/call_headers.h"
 #include "upstream/client.h"
 #include "upstream/door.h"
 #include "upstream/meter.h"
@@ -31,7 +32,6 @@
 #include <event2/bufferevent.h>
 #include <event2/event.h>
 #include <event2/http.h>
-#include <event2/keyvalq_struct.h>
 #include <sodium.h>
 
 #define CALL_TAG TAG4('c', 'a', 'l', 'l')
@@ -39,7 +39,6 @@
 #define MAX_REWRITTEN   ((size_t)48 << 20)
 #define MAX_COLLECTED   ((size_t)16 << 20)
 #define MAX_ERROR_BODY  ((size_t)256 << 10)
-#define MAX_HEADERS     64
 #define OUTPUT_HIGH     ((size_t)1 << 20)   /* pause upstream above */
 #define OUTPUT_LOW      ((size_t)256 << 10) /* go on below */
 #define ERROR_BODY_MS   2000                /* an error body must not keep a retry waiting */
@@ -81,9 +80,7 @@ struct call {
     struct buf rewritten;
     struct str body; /* in rewritten, or in req */
     char *path;
-    char *betas;                        /* the header's value, when the turn adds to it */
-    struct str headers[MAX_HEADERS][2]; /* in req */
-    size_t header_count;
+    struct call_headers headers;
     struct target_walk walk;
     struct target *target; /* of the latest request, or of the next one; NULL = to be chosen */
     bool may_pass;         /* some failure of this round may have passed after a pause */
@@ -141,7 +138,7 @@ static void free_call(void *ctx)
     buf_release(&call->rewritten);
     buf_release(&call->collected);
     free(call->path);
-    free(call->betas);
+    call_headers_release(&call->headers);
     free(call);
 }
 
@@ -169,10 +166,9 @@ static void add_numbers(struct call *call)
     if (!m->final && (call->status ? call->status / 100 == 2 : call->cut_off))
         turn->estimated = true;
     log_debug("upstream call over", LF_S("request", turn->request_id), LF_I("status", call->status),
-              LF_S("target", call->target ? call->target->name : ""),
-              LF_I("attempts", call->sent), LF_I("input_tokens", m->input_tokens),
-              LF_I("output_tokens", meter_output(m)), LF_B("complete", m->final),
-              LF_S("stop_reason", m->stop_reason));
+              LF_S("target", call->target ? call->target->name : ""), LF_I("attempts", call->sent),
+              LF_I("input_tokens", m->input_tokens), LF_I("output_tokens", meter_output(m)),
+              LF_B("complete", m->final), LF_S("stop_reason", m->stop_reason));
 }
 
 static void over(struct call *call)
@@ -392,9 +388,8 @@ static bool fail_over(struct call *call)
     if (!next)
         return false;
     metric_add(&failovers_total, 1, from->name);
-    log_info("upstream call failed, asking another target",
-             LF_S("request", call->turn->request_id), LF_I("status", call->status),
-             LF_S("target", from->name), LF_S("next", next->name));
+    log_info("upstream call failed, asking another target", LF_S("request", call->turn->request_id),
+             LF_I("status", call->status), LF_S("target", from->name), LF_S("next", next->name));
     call->target = next;
     try_after(call, 0);
     return true;
@@ -420,8 +415,7 @@ static bool back_off(struct call *call)
     if (ms < asked_ms)
         ms = asked_ms;
     log_info("upstream call failed, trying again", LF_S("request", call->turn->request_id),
-             LF_I("status", call->status), LF_S("target", call->target->name),
-             LF_I("wait_ms", ms));
+             LF_I("status", call->status), LF_S("target", call->target->name), LF_I("wait_ms", ms));
     call->pauses++;
     call->may_pass = false;
     call->target = NULL;
@@ -701,8 +695,8 @@ static void send_request(struct call *call)
     struct exchange_req req = {
         .target = call->target,
         .path = call->path,
-        .headers = (const struct str(*)[2])call->headers,
-        .header_count = call->header_count,
+        .headers = (const struct str(*)[2])call->headers.list,
+        .header_count = call->headers.count,
         .body = call->body,
     };
     sse_scan_release(&call->scan);
@@ -710,54 +704,6 @@ static void send_request(struct call *call)
     call->sent_us = clock_mono_us();
     call->sent++;
     call->ex = exchange_start(call->home->up, &req, &call_ops, call);
-}
-
-static size_t find_header(const struct call *call, const char *name)
-{
-    size_t at = 0;
-    while (at < call->header_count && !str_ieq_c(call->headers[at][0], name))
-        at++;
-    return at;
-}
-
-/* The version of the API that the client speaks: what was said with its words is judged by it. */
-static void set_version(struct call *call)
-{
-    size_t at = find_header(call, "anthropic-version");
-    if (call->turn->version && at < call->header_count)
-        call->headers[at][1] = str_c(call->turn->version);
-}
-
-static void add_betas(struct call *call)
-{
-    size_t at = find_header(call, "anthropic-beta");
-    if (!call->turn->betas || at == MAX_HEADERS)
-        return;
-    struct str own = at < call->header_count ? call->headers[at][1] : STR("");
-    call->betas = policy_join_betas(own, str_c(call->turn->betas));
-    call->headers[at][0] = STR("anthropic-beta");
-    call->headers[at][1] = str_c(call->betas);
-    call->header_count += at == call->header_count;
-}
-
-static void pick_headers(struct call *call)
-{
-    bool has_type = false;
-    struct evkeyval *h;
-    for (h = evhttp_request_get_input_headers(call->req)->tqh_first; h; h = h->next.tqe_next) {
-        struct str name = str_c(h->key), value = str_c(h->value);
-        if (!policy_for_upstream(name, value) || call->header_count == MAX_HEADERS - 1)
-            continue;
-        has_type = has_type || str_ieq_c(name, "content-type");
-        call->headers[call->header_count][0] = name;
-        call->headers[call->header_count++][1] = value;
-    }
-    if (!has_type) {
-        call->headers[call->header_count][0] = STR("content-type");
-        call->headers[call->header_count++][1] = STR("application/json");
-    }
-    set_version(call);
-    add_betas(call);
 }
 
 static void pick_path(struct call *call)
@@ -838,7 +784,7 @@ void call_start(struct call_home *home, struct relay_turn *turn, struct evhttp_r
         fail(call, err_status(&err), "invalid_request_error", err.msg);
         return;
     }
-    pick_headers(call);
+    call_headers_pick(&call->headers, req, call->turn);
     pick_path(call);
     send_request(call);
 }

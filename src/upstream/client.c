@@ -99,7 +99,7 @@ static void collect(struct upstream *up)
             .connected = ex->phase > PHASE_CONNECTING,
             .untrusted = rc == CURLE_PEER_FAILED_VERIFICATION,
             .by_proxy = rc != CURLE_OK && is_proxys_answer(ex),
-            .why = ex->by_proxy    ? "the proxy refused: HTTP 407"
+            .why = ex->by_proxy   ? "the proxy refused: HTTP 407"
                    : ex->error[0] ? ex->error
                                   : curl_easy_strerror(rc),
         };
@@ -398,7 +398,7 @@ static void on_head_end(struct exchange *ex)
     long status = 0;
     curl_easy_getinfo(ex->easy, CURLINFO_RESPONSE_CODE, &status);
     if (status < 200)
-        return; /* an interim response: the real one follows */
+        return;          /* an interim response: the real one follows */
     if (status == 407) { /* never the API's */
         ex->by_proxy = true;
         return;

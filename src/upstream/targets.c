@@ -1,8 +1,8 @@
 /* targets.c - see the header.
  *
  * A target's state is what the latest trouble left: OK, or a reason and until when. It becomes OK
- * again by a success that began after the trouble. With REFUSED and FAILING the end of the cool-down
- * only lets one request through (trying); with LIMITED it lets all. */
+ * again by a success that began after the trouble. With REFUSED and FAILING the end of the
+ * cool-down only lets one request through (trying); with LIMITED it lets all. */
 #include "upstream/targets.h"
 
 #include "core/clock.h"

@@ -1,4 +1,5 @@
-/* conf_targets_cases.h - upstream.targets, the list of credentials, and the proxy in front of it. */
+/* conf_targets_cases.h - upstream.targets, the list of credentials, and the proxy in front of it.
+ */
 
 #define TARGETS "upstream:\n  targets:\n"
 
@@ -134,8 +135,8 @@ static void test_targets_from_env(void **state)
     assert_env_refused("CLAUDEGATE_UPSTREAM_TARGETS=[{name: e, weight: x}]",
                        "environment: CLAUDEGATE_UPSTREAM_TARGETS: upstream.targets[0].weight: must "
                        "be a whole number from 0 to 1000, without quotes\n");
-    static const char *const bad[] = {"{}", "x", "[1]", "[{name: a}", "[{name: a}] b", "# no",
-                                      "[{name: a}]\n---\n[]"};
+    static const char *const bad[] = {
+        "{}", "x", "[1]", "[{name: a}", "[{name: a}] b", "# no", "[{name: a}]\n---\n[]"};
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
         AUTO(free_charp) char *variable = x_printf("CLAUDEGATE_UPSTREAM_TARGETS=%s", bad[i]);
         assert_int_equal(load(NULL, ENV(variable)), -1);
@@ -166,10 +167,17 @@ static void test_proxy(void **state)
 {
     static const char *const good[] = {"http://p:3128", "https://u:p%40w@p.example:443",
                                        "socks5://127.0.0.1:1080", "socks5h://[::1]:9/"};
-    static const char *const bad[] = {"p:3128",          "http://p",         "ftp://p:1",
-                                      "http://p:1/path", "http://p:1?q",     "http://u:p w@p:1",
-                                      "http://:1",       "socks4://p:1",     "http://p:1#f",
-                                      "http://p:0x1",    "http://u:" SECRET "@p"};
+    static const char *const bad[] = {"p:3128",
+                                      "http://p",
+                                      "ftp://p:1",
+                                      "http://p:1/path",
+                                      "http://p:1?q",
+                                      "http://u:p w@p:1",
+                                      "http://:1",
+                                      "socks4://p:1",
+                                      "http://p:1#f",
+                                      "http://p:0x1",
+                                      "http://u:" SECRET "@p"};
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
         AUTO(free_charp) char *text = x_printf("upstream:\n  proxy: %s\n", good[i]);

@@ -504,7 +504,8 @@ static void retries_wait_longer_each_time_and_end(void **state)
     assert_int_equal(rig.turn.retries, 2);
     assert_int_equal(rig.turn.status, 529);
     assert_true(metric_value("claudegate_upstream_retries_total") - before > 1.5);
-    assert_true(metric_value("claudegate_upstream_requests_total{target=\"one\",status=\"529\"}") > 2.5);
+    assert_true(metric_value("claudegate_upstream_requests_total{target=\"one\",status=\"529\"}") >
+                2.5);
     rig_close(&rig);
 }
 
