@@ -222,7 +222,7 @@ static bool read_targets(struct walk *w, int index)
             t = targets_add(list);
         if (t) {
             good = read_target_fields(w, t, (*list)->count - 1) && good;
-            good = targets_check_latest(w->l, *list, line) && good;
+            good = !w->failed && targets_check_latest(w->l, *list, line) && good;
         } else {
             bad_value(w, s, s->name, line);
             skip_node(w);

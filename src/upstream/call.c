@@ -571,7 +571,8 @@ static bool on_event(void *ctx, struct str name, struct str data, struct buf *re
     }
     snprintf(turn->error_type, sizeof(turn->error_type), "%s", call->meter.error_type);
     snprintf(turn->error_message, sizeof(turn->error_message), "%s", call->meter.error_message);
-    exchange_judge(call->ex, policy_status_of(call->meter.error_type));
+    if (call->ex) /* else it is over: its last event came without an end */
+        exchange_judge(call->ex, policy_status_of(call->meter.error_type));
     if (!call->begun && !call->content && !call->early_error) {
         call->early_error = true;
         call->status = policy_status_of(call->meter.error_type);

@@ -293,22 +293,29 @@ static void another_target_is_asked_at_once(void **state)
     }
 }
 
-/* An error that opens a stream is the target's as well. */
+/* An error that opens a stream is the target's as well, also when the stream ends with it. */
 static void an_early_error_goes_to_another_target(void **state)
 {
+    static const char *const ends[] = {"\n\n", "\n", ""};
     (void)state;
-    struct pair p;
-    AUTO(buf_release) struct buf b, good;
-    struct step one[] = {
-        chunked(&b, EV("error", "{\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\","
-                                "\"message\":\"m\"}}"))};
-    struct step fine = chunked(&good, STREAM), two[] = {fine, fine};
-    pair_open(&p, one, 1, two, 2, 0);
-    ask_and_wait(&p.rig);
-    assert_status(&p.rig, 200);
-    ask_and_wait(&p.rig);
-    assert_int_equal(p.two.request_count, 2);
-    pair_close(&p);
+    for (size_t i = 0; i < ARRAY_SIZE(ends); i++) {
+        struct pair p;
+        AUTO(buf_release) struct buf b, good;
+        AUTO(free_charp)
+        char *body = x_printf("event: error\ndata: %s%s", ERROR_JSON("overloaded_error", "m"), ends[i]);
+        struct step one[] = {chunked(&b, body)};
+        struct step fine = chunked(&good, STREAM), two[] = {fine, fine};
+        pair_open(&p, one, 1, two, 2, 0);
+        ask_and_wait(&p.rig);
+        assert_status(&p.rig, 200);
+        assert_body(&p.rig, STREAM);
+        assert_int_equal(p.two.request_count, 1);
+        if (i == 0) { /* it is left alone now */
+            ask_and_wait(&p.rig);
+            assert_int_equal(p.two.request_count, 2);
+        }
+        pair_close(&p);
+    }
 }
 
 static void what_stays_with_its_target(void **state)
