@@ -136,7 +136,7 @@ static void test_targets_from_env(void **state)
                        "environment: CLAUDEGATE_UPSTREAM_TARGETS: upstream.targets[0].weight: must "
                        "be a whole number from 0 to 1000, without quotes\n");
     static const char *const bad[] = {
-        "{}", "x", "[1]", "[{name: a}", "[{na", "[{name: a}] b", "# no", "[{name: a}]\n---\n[]"};
+        "{}", "x", "[1]", "[{name: a}", "[{", "[{name: a}] b", "# no", "[{name: a}]\n---\n[]"};
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
         AUTO(free_charp) char *variable = x_printf("CLAUDEGATE_UPSTREAM_TARGETS=%s", bad[i]);
         assert_int_equal(load(NULL, ENV(variable)), -1);
