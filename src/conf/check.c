@@ -263,12 +263,10 @@ const char *check_variable(struct str value)
 /* It stands in log lines, on the metrics page and in messages. */
 const char *check_target_name(struct str value)
 {
-    for (size_t i = 0; i < value.len; i++) {
-        if (!isalnum((unsigned char)value.p[i]) && !strchr("._-", value.p[i]))
-            value.len = TARGET_NAME_MAX + 1;
-    }
-    return value.len <= TARGET_NAME_MAX ? NULL
-                                        : "must be 1 to 32 letters, digits, '.', '_' and '-'";
+    bool good = value.len <= TARGET_NAME_MAX;
+    for (size_t i = 0; good && i < value.len; i++)
+        good = isalnum((unsigned char)value.p[i]) || strchr("._-", value.p[i]);
+    return good ? NULL : "must be 1 to 32 letters, digits, '.', '_' and '-'";
 }
 
 static void free_url(CURLU **url)

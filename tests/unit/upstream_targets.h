@@ -302,7 +302,8 @@ static void an_early_error_goes_to_another_target(void **state)
         struct pair p;
         AUTO(buf_release) struct buf b, good;
         AUTO(free_charp)
-        char *body = x_printf("event: error\ndata: %s%s", ERROR_JSON("overloaded_error", "m"), ends[i]);
+        char *body =
+            x_printf("event: error\ndata: %s%s", ERROR_JSON("overloaded_error", "m"), ends[i]);
         struct step one[] = {chunked(&b, body)};
         struct step fine = chunked(&good, STREAM), two[] = {fine, fine};
         pair_open(&p, one, 1, two, 2, 0);
