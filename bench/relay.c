@@ -211,8 +211,8 @@ int main(int argc, char **argv)
     id_init();
     loop = loop_new();
     BUG_ON(pthread_getcpuclockid(pthread_self(), &relay_cpu) != 0);
-    struct upstream_opts uo = {.base_url = argv[1],
-                               .api_key = "bench-dummy",
+    struct upstream_opts uo = {.targets = {{.base_url = argv[1], .api_key = "bench-dummy"}},
+                               .target_count = 1,
                                .connect_timeout_ms = 10000,
                                .first_byte_timeout_ms = 10000,
                                .idle_timeout_ms = 10000};

@@ -49,7 +49,7 @@ struct app {
     struct upstream *upstream;
     struct cli_profile agent;
     struct zone *zone;
-    char *claude_bin, *claude_version, *run_dir, *base_url;
+    char *claude_bin, *claude_version, *run_dir;
     int lock_fd;
     struct event *sig_term, *sig_int, *sig_hup;
     struct timer deadline;
@@ -126,41 +126,58 @@ static int find_claude(struct app *a, struct err *err)
     return 0;
 }
 
-static bool has_credential(const struct conf *conf)
-{
-    return conf->upstream.api_key[0] || conf->upstream.auth_token[0];
-}
-
 static int start_demo(struct app *a, struct err *err)
 {
     struct standin_opts so = {.listen = "127.0.0.1:0", .word_delay_ms = DEMO_WORD_DELAY_MS};
     a->standin = standin_new(a->loop, &so, err);
     if (!a->standin)
         return -1;
-    a->base_url = x_strdup(standin_url(a->standin));
     a->gw.upstream_kind = "demo";
     log_warn("DEMO: no Anthropic credential is configured; answers come from the built-in demo "
              "upstream, not from Claude. Set ANTHROPIC_API_KEY to serve for real.");
     return 0;
 }
 
+/* Looks at every target; with the API itself, one without a credential is useless. */
 static int choose_upstream(struct app *a, struct err *err)
 {
     const struct conf *c = a->conf;
-    bool custom = strcmp(c->upstream.base_url, ANTHROPIC_URL) != 0;
-    a->gw.upstream_kind = custom ? "custom" : "anthropic";
-    if (!has_credential(c) && !custom) {
-        if (a->opts->demo || c->upstream.demo == DEMO_AUTO)
+    a->gw.upstream_kind = "anthropic";
+    for (size_t i = 0; i < conf_target_count(c); i++) {
+        struct conf_target t = conf_target_at(c, i);
+        bool custom = strcmp(t.base_url, ANTHROPIC_URL) != 0;
+        if (custom)
+            a->gw.upstream_kind = "custom";
+        if (t.credential[0])
+            continue;
+        if (custom)
+            log_warn("no credential is configured for the upstream; requests carry none",
+                     LF_S("target", t.name), LF_S("base_url", t.base_url));
+        else if (c->upstream.targets)
+            return err_set(err, ERR_CONFIG, "the upstream target '%s' has no credential", t.name);
+        else if (a->opts->demo || c->upstream.demo == DEMO_AUTO)
             return start_demo(a, err);
-        return err_set(err, ERR_CONFIG,
-                       "no Anthropic credential is configured: set ANTHROPIC_API_KEY (or "
-                       "upstream.api_key), or start with --demo to try the server without one");
+        else
+            return err_set(err, ERR_CONFIG,
+                           "no Anthropic credential is configured: set ANTHROPIC_API_KEY (or "
+                           "upstream.api_key), or start with --demo to try the server without one");
     }
-    if (!has_credential(c))
-        log_warn("no credential is configured for the upstream; requests carry none",
-                 LF_S("base_url", c->upstream.base_url));
-    a->base_url = x_strdup(c->upstream.base_url);
     return 0;
+}
+
+/* Strings are borrowed from the settings. */
+static void fill_targets(const struct conf *c, struct upstream_opts *o)
+{
+    _Static_assert(CONF_MAX_TARGETS <= UPSTREAM_MAX_TARGETS, "every configured target has a place");
+    o->target_count = conf_target_count(c);
+    for (size_t i = 0; i < o->target_count; i++) {
+        struct conf_target t = conf_target_at(c, i);
+        o->targets[i] = (struct upstream_target){.name = t.name,
+                                                 .base_url = t.base_url,
+                                                 .api_key = t.bearer ? NULL : t.credential,
+                                                 .auth_token = t.bearer ? t.credential : NULL,
+                                                 .weight = (int)t.weight};
+    }
 }
 
 static int open_upstream(struct app *a, struct err *err)
@@ -168,14 +185,20 @@ static int open_upstream(struct app *a, struct err *err)
     const struct conf *c = a->conf;
     if (choose_upstream(a, err) != 0)
         return -1;
-    bool demo = a->standin != NULL;
-    struct upstream_opts o = {.base_url = a->base_url,
-                              .api_key = demo ? "demo" : c->upstream.api_key,
-                              .auth_token = demo ? NULL : c->upstream.auth_token,
+    struct upstream_opts o = {.proxy = a->standin ? NULL : c->upstream.proxy,
+                              .http2 = strcmp(c->upstream.http_version, "2") == 0,
+                              .ca_file = c->upstream.ca_file,
                               .connect_timeout_ms = c->upstream.connect_timeout_ms,
                               .first_byte_timeout_ms = c->upstream.first_byte_timeout_ms,
                               .idle_timeout_ms = c->upstream.idle_timeout_ms,
                               .max_retries = (int)c->upstream.max_retries};
+    if (a->standin) {
+        o.targets[0] = (struct upstream_target){
+            .name = "demo", .base_url = standin_url(a->standin), .api_key = "demo", .weight = 1};
+        o.target_count = 1;
+    } else {
+        fill_targets(c, &o);
+    }
     a->upstream = a->gw.upstream = upstream_new(a->loop, &o, err);
     return a->upstream ? 0 : -1;
 }
@@ -720,7 +743,6 @@ static void close_all(struct app *a)
     if (a->run_dir)
         rmdir(a->run_dir); /* empty by now; it may stand in a temporary directory */
     free(a->run_dir);
-    free(a->base_url);
     if (a->lock_fd >= 0)
         close(a->lock_fd);
     explicit_bzero(a->first_key, sizeof(a->first_key));

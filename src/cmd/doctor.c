@@ -74,10 +74,27 @@ static void check_claude(struct doctor *d)
     free(bin);
 }
 
+static void check_targets(struct doctor *d)
+{
+    const struct conf *c = d->conf;
+    for (size_t i = 0; i < conf_target_count(c); i++) {
+        struct conf_target t = conf_target_at(c, i);
+        const char *backup = t.weight ? "" : "; a backup";
+        if (t.credential[0])
+            say(d, OK, "credential", "target '%s' has %s; its requests go to %s%s", t.name,
+                t.bearer ? "a token" : "a key", t.base_url, backup);
+        else
+            say(d, strcmp(t.base_url, ANTHROPIC_URL) == 0 ? BAD : WARN, "credential",
+                "target '%s' has none; its requests go to %s%s", t.name, t.base_url, backup);
+    }
+}
+
 static void check_credential(struct doctor *d)
 {
     const struct conf *c = d->conf;
-    if (c->upstream.api_key[0] || c->upstream.auth_token[0])
+    if (c->upstream.targets)
+        check_targets(d);
+    else if (c->upstream.api_key[0] || c->upstream.auth_token[0])
         say(d, OK, "credential", "%s is set; requests go to %s",
             c->upstream.api_key[0] ? "upstream.api_key" : "upstream.auth_token",
             c->upstream.base_url);

@@ -240,6 +240,35 @@ const char *check_tools(struct str value)
     return NULL;
 }
 
+bool pass_env_has(const char *list, const char *name)
+{
+    struct str rest = str_c(list);
+    while (rest.len) {
+        if (str_eq_c(str_trim(str_split(&rest, ',')), name))
+            return true;
+    }
+    return false;
+}
+
+/* Those that begin with CLAUDEGATE_ are the settings' own. */
+const char *check_variable(struct str value)
+{
+    if (is_variable_name(value) && !str_starts(value, "CLAUDEGATE_"))
+        return NULL;
+    return "must be the name of a variable that does not begin with CLAUDEGATE_";
+}
+
+#define TARGET_NAME_MAX 32
+
+/* It stands in log lines, on the metrics page and in messages. */
+const char *check_target_name(struct str value)
+{
+    bool good = value.len <= TARGET_NAME_MAX;
+    for (size_t i = 0; good && i < value.len; i++)
+        good = isalnum((unsigned char)value.p[i]) || strchr("._-", value.p[i]);
+    return good ? NULL : "must be 1 to 32 letters, digits, '.', '_' and '-'";
+}
+
 static void free_url(CURLU **url)
 {
     curl_url_cleanup(*url);
@@ -292,4 +321,38 @@ const char *check_base_url(struct str value)
     if (has_part(url, CURLUPART_QUERY) || has_part(url, CURLUPART_FRAGMENT))
         return "must not contain a query or a fragment";
     return NULL;
+}
+
+#define PROXY_RULE                                                                           \
+    "must have the form http://host:port, https://, socks5:// or socks5h://, with "          \
+    "user:password@ before the host if the proxy wants them, special characters written as " \
+    "%XX, and no path"
+
+static bool is_proxy_scheme(const char *scheme)
+{
+    static const char *const names[] = {"http", "https", "socks5", "socks5h"};
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        if (strcmp(scheme, names[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* The port must be said: libcurl's own idea of it, 1080, is nobody's. */
+const char *check_proxy(struct str value)
+{
+    AUTO(free_url) CURLU *url = curl_url();
+    AUTO(free_charp) char *text = str_dup(value);
+    char *scheme = NULL, *path = NULL;
+    BUG_ON(!url);
+    bool good = !check_token(value) && str_contains(value, "://") &&
+                curl_url_set(url, CURLUPART_URL, text, CURLU_NON_SUPPORT_SCHEME) == CURLUE_OK &&
+                curl_url_get(url, CURLUPART_SCHEME, &scheme, 0) == CURLUE_OK &&
+                is_proxy_scheme(scheme) && has_part(url, CURLUPART_HOST) &&
+                has_part(url, CURLUPART_PORT) && !has_part(url, CURLUPART_QUERY) &&
+                !has_part(url, CURLUPART_FRAGMENT) &&
+                curl_url_get(url, CURLUPART_PATH, &path, 0) == CURLUE_OK && strcmp(path, "/") == 0;
+    curl_free(scheme);
+    curl_free(path);
+    return good ? NULL : PROXY_RULE;
 }

@@ -47,7 +47,9 @@ void loader_error(struct loader *l, const char *where, const char *name, const c
 
 void loader_error_at(struct loader *l, int line, const char *name, const char *fmt, ...)
 {
-    AUTO(free_charp) char *where = x_printf("%s:%d", l->path, line);
+    AUTO(free_charp)
+    char *where =
+        l->variable ? x_printf("environment: %s", l->variable) : x_printf("%s:%d", l->path, line);
     va_list ap;
     va_start(ap, fmt);
     add_error(l, where, name, fmt, ap);
@@ -85,6 +87,14 @@ static void set_value_consume(struct loader *l, int index, struct str text, enum
         o->broken = true;
         value_error(l, index, "%s", buf_cstr(&rule));
     }
+}
+
+void loader_note_file(struct loader *l, int index, int line)
+{
+    struct conf_origin *o = &l->conf->origins[index];
+    o->kind = ORIGIN_FILE;
+    x_replace(&o->where, NULL);
+    o->where = x_printf("%s:%d", l->path, line);
 }
 
 void loader_set_from_file(struct loader *l, int index, struct str text, int line)
@@ -144,35 +154,46 @@ static void read_file(struct loader *l)
 
 /* ---- environment ---- */
 
-/* NULL when unset or empty. */
-static const char *env_get(char *const *env, const char *name)
+const char *loader_env(const struct loader *l, const char *name)
 {
     size_t n = strlen(name);
-    for (; *env; env++) {
+    for (char *const *env = l->env; *env; env++) {
         if (strncmp(*env, name, n) == 0 && (*env)[n] == '=')
             return (*env)[n + 1] ? *env + n + 1 : NULL;
     }
     return NULL;
 }
 
-static void read_env_setting(struct loader *l, char *const *env, int index)
+static void set_list_from_env(struct loader *l, int index, struct str text, const char *name)
+{
+    struct conf_origin *o = &l->conf->origins[index];
+    o->kind = ORIGIN_ENV;
+    x_replace(&o->where, name);
+    l->variable = name;
+    loader_read_yaml_list(l, index, text);
+    l->variable = NULL;
+}
+
+static void read_env_setting(struct loader *l, int index)
 {
     const struct setting *s = &settings[index];
     char mechanical[SETTING_ENV_SIZE];
     const char *name = s->env;
-    const char *value = name ? env_get(env, name) : NULL;
+    const char *value = name ? loader_env(l, name) : NULL;
     if (!value) {
         name = setting_env_name(s, mechanical);
-        value = env_get(env, name);
+        value = loader_env(l, name);
     }
-    if (value)
+    if (value && s->kind == SET_TARGETS)
+        set_list_from_env(l, index, str_c(value), name);
+    else if (value)
         set_value_consume(l, index, str_c(value), ORIGIN_ENV, x_strdup(name));
 }
 
 /* PORT, which platforms set, replaces the port of server.listen; a socket has none. */
-static void read_env_port(struct loader *l, char *const *env)
+static void read_env_port(struct loader *l)
 {
-    const char *port = env_get(env, "PORT");
+    const char *port = loader_env(l, "PORT");
     uint64_t n;
     if (!port)
         return;
@@ -207,9 +228,9 @@ static bool env_is_known(struct str name)
 }
 
 /* A mistyped variable must not pass in silence. */
-static void refuse_unknown_env(struct loader *l, char *const *env)
+static void refuse_unknown_env(struct loader *l)
 {
-    for (; *env; env++) {
+    for (char *const *env = l->env; *env; env++) {
         struct str value = str_c(*env);
         struct str name = str_split(&value, '=');
         if (!str_starts(name, "CLAUDEGATE_") || value.len == 0 || env_is_known(name))
@@ -222,12 +243,12 @@ static void refuse_unknown_env(struct loader *l, char *const *env)
     }
 }
 
-static void read_env(struct loader *l, char *const *env)
+static void read_env(struct loader *l)
 {
     for (size_t i = 0; i < settings_count; i++)
-        read_env_setting(l, env, (int)i);
-    read_env_port(l, env);
-    refuse_unknown_env(l, env);
+        read_env_setting(l, (int)i);
+    read_env_port(l);
+    refuse_unknown_env(l);
 }
 
 /* ---- rules between settings ---- */
@@ -279,16 +300,47 @@ static void check_between(struct loader *l)
                     (long long)c->pool.silence_timeout_ms, (long long)c->pool.turn_timeout_ms);
 }
 
+/* The list against the rest. A worker is built from nothing, but pass_env could hand a credential's
+ * variable on to it. */
+static void check_targets(struct loader *l)
+{
+    const struct conf *c = l->conf;
+    const struct conf_targets *list = c->upstream.targets;
+    static const char *const others[] = {"upstream.api_key", "upstream.auth_token"};
+    int at, other;
+    int64_t weights = 0;
+    for (size_t i = 0; i < ARRAY_SIZE(others); i++) {
+        bool sound = both_sound(l, "upstream.targets", others[i], &at, &other);
+        if (sound && list && (*setting_text(&settings[other], l->conf))[0])
+            value_error(l, at, "cannot be set together with %s (from %s): make it one of them",
+                        others[i], c->origins[other].where);
+    }
+    if (!list || !both_sound(l, "upstream.targets", "claude.pass_env", &at, &other))
+        return;
+    for (size_t i = 0; i < list->count; i++) {
+        const struct conf_target *t = &list->items[i];
+        weights += t->weight;
+        if (pass_env_has(c->claude.pass_env, t->api_key_env) ||
+            pass_env_has(c->claude.pass_env, t->auth_token_env))
+            value_error(l, other,
+                        "must not name the variable of a credential (upstream.targets[%zu])", i);
+    }
+    if (weights == 0)
+        value_error(l, at, "one of them must have a weight above 0");
+}
+
 int conf_load(const char *path, char *const *env, struct conf **ret_conf, struct buf *ret_errors)
 {
     struct conf *conf = x_calloc(1, sizeof(*conf));
-    struct loader l = {.conf = conf, .path = path, .errors = ret_errors};
+    struct loader l = {
+        .conf = conf, .path = path, .env = env ? env : environ, .errors = ret_errors};
     conf->origins = x_calloc(settings_count, sizeof(*conf->origins));
     set_defaults(conf);
     if (path)
         read_file(&l);
-    read_env(&l, env ? env : environ);
+    read_env(&l);
     check_between(&l);
+    check_targets(&l);
     if (l.error_count > LOAD_MAX_ERRORS)
         buf_printf(ret_errors, "and %d more errors\n", l.error_count - LOAD_MAX_ERRORS);
     if (l.error_count) {

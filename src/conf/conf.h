@@ -23,6 +23,25 @@ enum conf_sandbox { CONF_SANDBOX_AUTO, CONF_SANDBOX_ON, CONF_SANDBOX_OFF };
 
 struct conf_origin; /* private */
 
+/* One of upstream.targets: a credential and where it belongs. Of the six texts that can hold or
+ * name a credential at most one is set; `credential` is what it came to. */
+struct conf_target {
+    char *name;
+    char *base_url;                       /* "" = upstream.base_url */
+    char *api_key, *auth_token;           /* secret */
+    char *api_key_file, *auth_token_file; /* it stands in this file, alone */
+    char *api_key_env, *auth_token_env;   /* or in this variable */
+    int64_t weight;                       /* 1; 0 = only when no weighted one can be used */
+    char *credential;                     /* "" = none; secret */
+    bool bearer;                          /* it is a token, not a key */
+};
+#define CONF_MAX_TARGETS 16
+
+struct conf_targets {
+    size_t count;
+    struct conf_target items[CONF_MAX_TARGETS];
+};
+
 struct conf {
     struct {
         char *listen;             /* CLAUDEGATE_LISTEN, 127.0.0.1:3001; PORT replaces its port */
@@ -68,6 +87,10 @@ struct conf {
         char *base_url;                /* ANTHROPIC_BASE_URL, https://api.anthropic.com */
         char *api_key;                 /* ANTHROPIC_API_KEY; secret */
         char *auth_token;              /* ANTHROPIC_AUTH_TOKEN: Authorization: Bearer; secret */
+        struct conf_targets *targets;  /* several credentials instead of that one; NULL = [] */
+        char *proxy;                   /* "" = https_proxy, no_proxy ...; secret */
+        char *http_version;            /* "1.1" | "2"; 1.1 */
+        char *ca_file;                 /* "" = the system's certificates */
         enum conf_demo demo;           /* CLAUDEGATE_UPSTREAM_DEMO: off | auto; off */
         int64_t connect_timeout_ms;    /* 10000 */
         int64_t first_byte_timeout_ms; /* 120000: request sent to response headers */
@@ -152,6 +175,11 @@ struct conf {
 MUST_USE int conf_load(const char *path, char *const *env, struct conf **ret_conf,
                        struct buf *ret_errors);
 void conf_free(struct conf *conf); /* NULL is fine; zeroes secrets first */
+/* Where calls can go: target i of upstream.targets or, when that list is empty, i = 0 alone: the
+ * one that upstream.base_url and its credential make, with the name "default". A view that borrows
+ * from conf; its base_url is never empty. */
+size_t conf_target_count(const struct conf *conf);
+struct conf_target conf_target_at(const struct conf *conf, size_t i);
 /* Effective settings as YAML with where each came from; secrets as "(set)" or "(not set)". */
 void conf_show(const struct conf *conf, struct buf *out);
 /* The rows as a Markdown table: name, variable, type, default, meaning. docs/configuration.md is

@@ -17,6 +17,7 @@
 #define RANGE(lo, hi) .min = (lo), .max = (hi)
 
 static const char *const log_levels[] = {"debug", "info", "warn", "error", NULL};
+static const char *const http_versions[] = {"1.1", "2", NULL};
 static const char *const demo_modes[] = {[DEMO_OFF] = "off", [DEMO_AUTO] = "auto", NULL};
 static const char *const isolations[] = {[CONF_ISOLATE_KEY] = "key",
                                          [CONF_ISOLATE_REQUEST] = "request",
@@ -127,6 +128,22 @@ const struct setting settings[] = {
      .secret = true, AT(upstream.auth_token), .def = "", .may_be_empty = true,
      .check = check_token,
      .help = "Token that is sent upstream as Authorization: Bearer, instead of api_key."},
+    {.name = "upstream.targets", .kind = SET_TARGETS, AT(upstream.targets), .def = "[]",
+     .help = "Several credentials instead of that one, each with a name and, as needed, a base_url "
+             "and a weight; in the variable, as JSON. See operations.md."},
+    {.name = "upstream.proxy", .kind = SET_STRING, .secret = true, AT(upstream.proxy), .def = "",
+     .may_be_empty = true, .check = check_proxy,
+     .help = "Proxy on the way there: http://, https://, socks5:// or socks5h:// with "
+             "user:password@, if it wants them, host and port; empty uses https_proxy, all_proxy "
+             "and no_proxy."},
+    {.name = "upstream.http_version", .kind = SET_CHOICE, AT(upstream.http_version), .def = "1.1",
+     .choices = http_versions,
+     .help = "Version of HTTP; 2 is spoken over TLS where the other side knows it, one request at a "
+             "time on a connection."},
+    {.name = "upstream.ca_file", .kind = SET_STRING, AT(upstream.ca_file), .def = "",
+     .may_be_empty = true,
+     .help = "File with the certificates (PEM) that are trusted there, such as a company's own; "
+             "empty trusts the system's."},
     {.name = "upstream.demo", .kind = SET_INDEX, AT(upstream.demo), .def = "off",
      .choices = demo_modes,
      .help = "With auto, a server without a credential answers from a built-in stand-in."},
@@ -327,10 +344,10 @@ bool setting_is_text(const struct setting *s)
     return s->kind == SET_STRING || s->kind == SET_CHOICE;
 }
 
-char **setting_text(const struct setting *s, struct conf *conf)
+char **setting_text(const struct setting *s, void *base)
 {
     BUG_ON(!setting_is_text(s));
-    return (char **)(void *)((char *)conf + s->offset);
+    return (char **)(void *)((char *)base + s->offset);
 }
 
 const char *setting_env_name(const struct setting *s, char out[SETTING_ENV_SIZE])

@@ -47,9 +47,15 @@ void conf_show(const struct conf *conf, struct buf *out)
         size_t section = setting_section_len(s);
         if (section && (i == 0 || !same_section(s, s - 1)))
             buf_printf(out, "%.*s:\n", (int)section, s->name);
-        buf_printf(out, "%s%s: ", section ? "  " : "", setting_leaf(s));
-        show_value(s, conf, out);
+        buf_printf(out, "%s%s:", section ? "  " : "", setting_leaf(s));
+        bool lines = s->kind == SET_TARGETS && conf->upstream.targets;
+        if (!lines) {
+            buf_addc(out, ' ');
+            show_value(s, conf, out);
+        }
         show_origin(conf->origins ? &conf->origins[i] : NULL, out);
+        if (lines)
+            show_value(s, conf, out);
     }
 }
 
@@ -79,6 +85,12 @@ static const char reference_head[] =
     "- Durations and sizes are plain numbers in the unit of the range, or carry a suffix: "
     "`500ms`,\n"
     "  `30s`, `5m`, `1h`, `2d`; `512B`, `64KiB`, `32MiB`, `1GiB`.\n"
+    "- `upstream.targets` is a list: each target has a `name`, one credential (`api_key` or\n"
+    "  `auth_token`, or with `_file` or `_env` behind it where it stands), and may have a "
+    "`base_url`\n"
+    "  (else `upstream.base_url`) and a `weight`. It takes the place of the single credential; "
+    "both\n"
+    "  at once are refused.\n"
     "- `upstream.api_key` and `upstream.auth_token` cannot both be set, nor `vault.master_key` "
     "and\n"
     "  `vault.master_key_file`; `pool.min_spare` is at "

@@ -32,6 +32,7 @@ static const struct kind_info {
     [SET_MILLIS] = {"duration", " milliseconds", 1, durations, "500ms, 30s or 5m"},
     [SET_BYTES] = {"size", " bytes", 1, sizes, "64KiB or 32MiB"},
     [SET_MEBIBYTES] = {"size", " MiB", 1 << 20, sizes, "512MiB or 1GiB"},
+    [SET_TARGETS] = {"list of targets", "", 0, NULL, NULL},
 };
 
 static void add_choices(const struct setting *s, struct buf *out)
@@ -47,6 +48,9 @@ void setting_rule(const struct setting *s, struct buf *out)
     if (s->choices) {
         buf_adds(out, "must be one of ");
         add_choices(s, out);
+    } else if (s->kind == SET_TARGETS) {
+        buf_printf(out, "must be a list of at most %d mappings, each with a name",
+                   CONF_MAX_TARGETS);
     } else if (s->kind == SET_BOOL) {
         buf_adds(out, "must be true or false, without quotes");
     } else if (s->kind == SET_STRING) {
@@ -136,7 +140,7 @@ static void wipe(char **slot)
     *slot = NULL;
 }
 
-static int parse_text(const struct setting *s, struct str text, struct conf *conf, struct buf *rule)
+static int parse_text(const struct setting *s, struct str text, void *base, struct buf *rule)
 {
     const char *broken = NULL;
     if (!is_plain_text(text))
@@ -153,15 +157,15 @@ static int parse_text(const struct setting *s, struct str text, struct conf *con
         setting_rule(s, rule);
         return -1;
     }
-    char **slot = setting_text(s, conf);
+    char **slot = setting_text(s, base);
     wipe(slot);
     *slot = str_dup(text);
     return 0;
 }
 
-static bool parse_plain(const struct setting *s, struct str text, struct conf *conf)
+static bool parse_plain(const struct setting *s, struct str text, void *base)
 {
-    void *slot = (char *)conf + s->offset;
+    void *slot = (char *)base + s->offset;
     if (s->kind == SET_INDEX) {
         int choice = find_choice(s, text);
         if (choice < 0)
@@ -179,32 +183,38 @@ static bool parse_plain(const struct setting *s, struct str text, struct conf *c
     return parse_number(s, text, slot);
 }
 
-int setting_parse(const struct setting *s, struct str text, struct conf *conf, struct buf *rule)
+int setting_parse(const struct setting *s, struct str text, void *base, struct buf *rule)
 {
     if (setting_is_text(s))
-        return parse_text(s, text, conf, rule);
-    if (parse_plain(s, text, conf))
+        return parse_text(s, text, base, rule);
+    if (s->kind == SET_TARGETS) /* only the empty list is a single text */
+        return 0;
+    if (parse_plain(s, text, base))
         return 0;
     setting_rule(s, rule);
     return -1;
 }
 
-void setting_write(const struct setting *s, const struct conf *conf, struct buf *out)
+void setting_write(const struct setting *s, const void *base, struct buf *out)
 {
-    const void *slot = (const char *)conf + s->offset;
+    const void *slot = (const char *)base + s->offset;
     BUG_ON(s->secret);
     if (setting_is_text(s))
         buf_json_str(out, str_c(*(char *const *)slot));
     else if (s->kind == SET_INDEX)
         buf_json_str(out, str_c(s->choices[*(const unsigned *)slot]));
+    else if (s->kind == SET_TARGETS)
+        targets_write(*(struct conf_targets *const *)slot, out);
     else if (s->kind == SET_BOOL)
         buf_adds(out, *(const bool *)slot ? "true" : "false");
     else
         buf_printf(out, "%lld", (long long)*(const int64_t *)slot);
 }
 
-void setting_release(const struct setting *s, struct conf *conf)
+void setting_release(const struct setting *s, void *base)
 {
     if (setting_is_text(s))
-        wipe(setting_text(s, conf));
+        wipe(setting_text(s, base));
+    else if (s->kind == SET_TARGETS)
+        targets_release((struct conf_targets **)(void *)((char *)base + s->offset));
 }

@@ -131,13 +131,105 @@ static bool type_fits(const struct setting *s, const yaml_event_t *e)
     return true;
 }
 
-static void bad_value(struct walk *w, const struct setting *s, int line)
+static void bad_value(struct walk *w, const struct setting *s, const char *name, int line)
 {
     AUTO(buf_release) struct buf rule;
     buf_init(&rule, 1024);
     setting_rule(s, &rule);
-    loader_error_at(w->l, line, s->name, "%s", buf_cstr(&rule));
-    w->l->conf->origins[s - settings].broken = true;
+    loader_error_at(w->l, line, name, "%s", buf_cstr(&rule));
+}
+
+/* Is the current event a single value of the row's YAML type? name: of the row, for people. */
+static bool value_fits(struct walk *w, const struct setting *s, const char *name, int line)
+{
+    const char *refused = decoration(&w->event);
+    if (refused)
+        loader_error_at(w->l, line, name, "%s", refused);
+    else if (is_null(&w->event))
+        loader_error_at(w->l, line, name, "has no value%s",
+                        setting_is_text(s) ? "; an empty text is written \"\"" : "");
+    else if (w->event.type != YAML_SCALAR_EVENT || !type_fits(s, &w->event))
+        bad_value(w, s, name, line);
+    else
+        return true;
+    return false;
+}
+
+static bool next_name(struct walk *w, struct str section, struct buf *full, int *ret_line);
+
+/* The current event begins the value of a field of a target. False: it was broken. */
+static bool read_target_value(struct walk *w, const struct setting *row, struct conf_target *t,
+                              const char *name)
+{
+    AUTO(buf_release) struct buf rule;
+    int line = line_of(&w->event);
+    buf_init(&rule, 1024);
+    if (!value_fits(w, row, name, line))
+        return false;
+    if (setting_parse(row, scalar(&w->event), t, &rule) == 0)
+        return true;
+    loader_error_at(w->l, line, name, "%s", buf_cstr(&rule));
+    return false;
+}
+
+/* The fields of a target; false: one was broken. */
+static bool read_target_fields(struct walk *w, struct conf_target *t, size_t index)
+{
+    AUTO(buf_release) struct buf field;
+    int line, seen[TARGET_ROWS] = {0};
+    bool good = true;
+    buf_init(&field, w->text.len + 256);
+    while (next_name(w, STR(""), &field, &line)) {
+        int row = target_row_find(buf_str(&field));
+        AUTO(free_charp)
+        char *name = x_printf("upstream.targets[%zu].%.100s", index, buf_cstr(&field));
+        if (row < 0)
+            loader_error_at(w->l, line, name,
+                            "unknown; a target has name, base_url, weight and one "
+                            "of api_key, auth_token, or these with _file or _env");
+        else if (seen[row])
+            loader_error_at(w->l, line, name, "is given twice, first on line %d", seen[row]);
+        bool fresh = row >= 0 && !seen[row];
+        good = fresh && read_target_value(w, &target_rows[row], t, name) && good;
+        if (fresh)
+            seen[row] = line;
+        skip_node(w);
+    }
+    return good;
+}
+
+/* The current event begins the list of row `index`, or what stands there instead. */
+static bool read_targets(struct walk *w, int index)
+{
+    const struct setting *s = &settings[index];
+    struct conf_targets **list = (struct conf_targets **)(void *)((char *)w->l->conf + s->offset);
+    const char *refused = decoration(&w->event);
+    int line = line_of(&w->event);
+    bool good = true;
+    targets_release(list); /* the file's, when the environment has another */
+    if (refused || w->event.type != YAML_SEQUENCE_START_EVENT) {
+        if (refused)
+            loader_error_at(w->l, line, s->name, "%s", refused);
+        else
+            bad_value(w, s, s->name, line);
+        skip_node(w);
+        return false;
+    }
+    while (next(w) && w->event.type != YAML_SEQUENCE_END_EVENT) {
+        struct conf_target *t = NULL;
+        line = line_of(&w->event);
+        if (w->event.type == YAML_MAPPING_START_EVENT && !decoration(&w->event))
+            t = targets_add(list);
+        if (t) {
+            good = read_target_fields(w, t, (*list)->count - 1) && good;
+            good = !w->failed && targets_check_latest(w->l, *list, line) && good;
+        } else {
+            bad_value(w, s, s->name, line);
+            skip_node(w);
+            good = false;
+        }
+    }
+    return good && !w->failed;
 }
 
 /* The current event begins the value of row `index`. */
@@ -146,23 +238,21 @@ static void read_value(struct walk *w, int index)
     const struct setting *s = &settings[index];
     struct conf_origin *o = &w->l->conf->origins[index];
     int line = line_of(&w->event);
-    const char *refused = decoration(&w->event);
     if (o->file_line) {
         loader_error_at(w->l, line, s->name, "is given twice, first on line %d", o->file_line);
-    } else if (refused) {
-        loader_error_at(w->l, line, s->name, "%s", refused);
-        o->broken = true;
-    } else if (is_null(&w->event)) {
-        loader_error_at(w->l, line, s->name, "has no value%s",
-                        setting_is_text(s) ? "; an empty text is written \"\"" : "");
-        o->broken = true;
-    } else if (w->event.type != YAML_SCALAR_EVENT || !type_fits(s, &w->event)) {
-        bad_value(w, s, line);
-    } else {
-        loader_set_from_file(w->l, index, scalar(&w->event), line);
+        skip_node(w);
+        return;
     }
-    if (!o->file_line)
-        o->file_line = line;
+    o->file_line = line;
+    if (s->kind == SET_TARGETS) {
+        loader_note_file(w->l, index, line);
+        o->broken = !read_targets(w, index);
+        return;
+    }
+    if (value_fits(w, s, s->name, line))
+        loader_set_from_file(w->l, index, scalar(&w->event), line);
+    else
+        o->broken = true;
     skip_node(w);
 }
 
@@ -303,19 +393,51 @@ static void read_stream(struct walk *w)
     }
 }
 
+static void walk_open(struct walk *w, struct loader *l, struct str text)
+{
+    *w = (struct walk){.l = l, .text = text};
+    BUG_ON(!yaml_parser_initialize(&w->parser)); /* out of memory */
+    w->section_line = x_calloc(settings_count, sizeof(int));
+    yaml_parser_set_encoding(&w->parser, YAML_UTF8_ENCODING);
+    yaml_parser_set_input_string(&w->parser, (const unsigned char *)(text.p ? text.p : ""),
+                                 text.len);
+}
+
+static void walk_close(struct walk *w)
+{
+    drop_event(w);
+    yaml_parser_delete(&w->parser);
+    free(w->section_line);
+}
+
 void loader_read_yaml(struct loader *l, struct str text)
 {
-    struct walk w = {.l = l, .text = text};
-    if (!yaml_parser_initialize(&w.parser)) {
-        loader_error_at(l, 1, NULL, "out of memory");
-        return;
-    }
-    w.section_line = x_calloc(settings_count, sizeof(int));
-    yaml_parser_set_encoding(&w.parser, YAML_UTF8_ENCODING);
-    yaml_parser_set_input_string(&w.parser, (const unsigned char *)(text.p ? text.p : ""),
-                                 text.len);
+    struct walk w;
+    walk_open(&w, l, text);
     read_stream(&w);
-    drop_event(&w);
-    yaml_parser_delete(&w.parser);
-    free(w.section_line);
+    walk_close(&w);
+}
+
+void loader_read_yaml_list(struct loader *l, int index, struct str text)
+{
+    struct walk w;
+    bool good = false;
+    walk_open(&w, l, text);
+    while (next(&w) && w.event.type != YAML_DOCUMENT_START_EVENT &&
+           w.event.type != YAML_STREAM_END_EVENT)
+        continue;
+    bool document = w.has_event && w.event.type == YAML_DOCUMENT_START_EVENT;
+    if (document && next(&w))
+        good = read_targets(&w, index);
+    else if (!w.failed)
+        bad_value(&w, &settings[index], settings[index].name, 1);
+    while (document && next(&w) && w.event.type != YAML_STREAM_END_EVENT) {
+        if (w.event.type != YAML_DOCUMENT_START_EVENT)
+            continue;
+        loader_error_at(l, 1, NULL, "must hold one list only");
+        good = false;
+        break;
+    }
+    l->conf->origins[index].broken = !good || w.failed;
+    walk_close(&w);
 }

@@ -1,7 +1,9 @@
 /* ask.c - see the header. An answer is collected whole and handed out once; what the API said of a
- * failure is kept, but for what concerns the server's own credential. */
+ * failure is kept, but for what concerns the server's own credential. When another target may do
+ * better, the question goes there before anybody is told. */
 #include "gateway/ask.h"
 
+#include "core/clock.h"
 #include "upstream/client.h"
 #include "upstream/policy.h"
 
@@ -15,14 +17,23 @@ struct ask {
     ask_done_fn *done;
     void *ctx;
     struct buf body, answer;
+    char *path, *version, *betas;
+    bool get;
+    struct target_walk walk;
+    struct target *target;
     int status, retry_after_s, should_retry;
 };
+
+static void send_question(struct ask *a);
 
 static void destroy(void *obj)
 {
     struct ask *a = OBJ(obj, struct ask, ASK_TAG);
     buf_release(&a->body);
     buf_release(&a->answer);
+    free(a->path);
+    free(a->version);
+    free(a->betas);
     a->tag = 0;
     free(a);
 }
@@ -88,11 +99,30 @@ static int judge(const struct ask *a, const struct exchange_end *end, struct err
     return 0;
 }
 
+/* True when the question is on its way to another target. */
+static bool ask_elsewhere(struct ask *a, const struct exchange_end *end)
+{
+    bool late = end->timed_out && end->connected;
+    bool answered = end->result == EXCHANGE_DONE;
+    if (answered ? !policy_may_differ(a->status)
+                 : end->result != EXCHANGE_NO_ANSWER || late || end->by_proxy)
+        return false;
+    a->target = targets_next(upstream_targets(a->g->upstream), &a->walk, clock_mono_ms());
+    if (!a->target)
+        return false;
+    buf_clear(&a->answer);
+    a->status = a->retry_after_s = a->should_retry = 0;
+    send_question(a);
+    return true;
+}
+
 static void on_end(void *ctx, const struct exchange_end *end)
 {
     struct ask *a = OBJ(ctx, struct ask, ASK_TAG);
     struct err err;
     a->ex = NULL;
+    if (ask_elsewhere(a, end))
+        return;
     bool good = judge(a, end, &err) == 0;
     loop_defer(a->g->loop, destroy, a);
     a->done(a->ctx, good ? buf_str(&a->answer) : STR(""), good ? NULL : &err);
@@ -101,28 +131,33 @@ static void on_end(void *ctx, const struct exchange_end *end)
 static const struct exchange_ops callbacks = {
     .header = on_header, .head = on_head, .body = on_body, .end = on_end};
 
+static void send_question(struct ask *a)
+{
+    struct str headers[3][2] = {{STR("anthropic-version"), str_c(a->version)},
+                                {STR("content-type"), STR("application/json")},
+                                {STR("anthropic-beta"), str_c(a->betas)}};
+    struct exchange_req req = {.target = a->target,
+                               .path = a->path,
+                               .get = a->get,
+                               .headers = (const struct str(*)[2])headers,
+                               .header_count = a->betas ? 3 : 2,
+                               .body = buf_str(&a->body)};
+    a->ex = exchange_start(a->g->upstream, &req, &callbacks, a);
+}
+
 struct ask *ask_upstream(struct gateway *g, const struct ask_opts *opts, ask_done_fn *done,
                          void *ctx)
 {
     struct ask *a = x_calloc(1, sizeof(*a));
-    struct str version = opts->version ? str_c(opts->version) : STR("2023-06-01");
-    struct str headers[3][2] = {{STR("anthropic-version"), version},
-                                {STR("content-type"), STR("application/json")}};
-    size_t count = 2;
-    *a = (struct ask){.tag = ASK_TAG, .g = g, .done = done, .ctx = ctx};
+    *a = (struct ask){.tag = ASK_TAG, .g = g, .done = done, .ctx = ctx, .get = opts->get};
     buf_init(&a->body, opts->body.len + 1);
     buf_init(&a->answer, ANSWER_MAX);
     buf_addstr(&a->body, opts->body);
-    if (opts->betas) {
-        headers[count][0] = STR("anthropic-beta");
-        headers[count++][1] = str_c(opts->betas);
-    }
-    struct exchange_req req = {.path = opts->path,
-                               .get = opts->get,
-                               .headers = (const struct str(*)[2])headers,
-                               .header_count = count,
-                               .body = buf_str(&a->body)};
-    a->ex = exchange_start(g->upstream, &req, &callbacks, a);
+    a->path = x_strdup(opts->path);
+    a->version = x_strdup(opts->version ? opts->version : "2023-06-01");
+    a->betas = opts->betas ? x_strdup(opts->betas) : NULL;
+    a->target = targets_first(upstream_targets(g->upstream), &a->walk, clock_mono_ms());
+    send_question(a);
     return a;
 }
 

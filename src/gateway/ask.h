@@ -1,5 +1,5 @@
 /* ask.h - one small question to the upstream API that needs no claude program: its models, a count
- * of tokens. Tried once; SDKs repeat by themselves. */
+ * of tokens. Each usable upstream target is tried once; SDKs repeat by themselves. */
 #ifndef CG_GATEWAY_ASK_H
 #define CG_GATEWAY_ASK_H
 

@@ -59,6 +59,15 @@ static json_t *text_or_null(const char *s)
     return s ? json_string(s) : json_null();
 }
 
+/* Which of several answers is by chance of their state; what they are is part of the name. */
+static json_t *upstreams(const struct conf *conf)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < conf_target_count(conf); i++)
+        json_array_append_new(list, json_string(conf_target_at(conf, i).base_url));
+    return list;
+}
+
 /* 0, 0.0 and -0.0 are one temperature, and the only one there is here. */
 static json_t *params_that_matter(const json_t *params)
 {
@@ -76,8 +85,8 @@ void cache_name(const struct gateway *g, const char *key_id, const struct chat_r
     crypto_generichash_state state;
     AUTO(json_unref_p)
     json_t *all = json_pack(
-        "{s:s, s:s, s:s, s:s, s:o, s:o, s:O?, s:O?, s:O?, s:o, s:o, s:o}", "format", FORMAT, "key",
-        key_id, "upstream", g->conf->upstream.base_url, "kind", g->upstream_kind, "program",
+        "{s:s, s:s, s:o, s:s, s:o, s:o, s:O?, s:O?, s:O?, s:o, s:o, s:o}", "format", FORMAT, "key",
+        key_id, "upstream", upstreams(g->conf), "kind", g->upstream_kind, "program",
         text_or_null(g->cli_version), "model", text_or_null(r->model), "system", r->system,
         "history", r->history, "content", r->content, "params", params_that_matter(r->params),
         "version", text_or_null(r->version), "betas", text_or_null(r->betas));

@@ -155,6 +155,9 @@ MUST_USE int gateway_estimate_cost(const struct gateway *g, const struct api_key
 /* ERR_UNAVAILABLE: the journal's disk is full, and the policy is to refuse. */
 MUST_USE int gateway_check_journal(const struct gateway *g, struct err *err);
 
+/* affinity.c: history: the messages before r->content, NULL = none. Never 0. */
+uint64_t gateway_affinity(const char *key_id, const struct chat_request *r, const json_t *history);
+
 /* --- access.c: who may reach a route (for http_opts.authorise) ---------------------------- */
 http_authorise_fn gateway_authorise;
 /* client.c: the address of the client, behind trusted proxies too; "unix". Returns out. */

@@ -3,6 +3,7 @@
 
 #include "core/clock.h"
 #include "metrics/metrics.h"
+#include "upstream/client.h"
 
 #define BODY_MAX    65536
 #define METRICS_MAX ((size_t)64 << 20)
@@ -43,6 +44,23 @@ static const char *redis_state(const struct shared *s)
     return !shared_is_remote(s) ? "not used" : shared_is_up(s) ? "up" : "away";
 }
 
+/* What each target is like. Never a reason to be not ready: one that is left alone is still asked
+ * when there is no better one. */
+static void write_targets(const struct gateway *g, struct buf *b)
+{
+    const struct targets *ts = upstream_targets(g->upstream);
+    int64_t now = clock_mono_ms();
+    buf_adds(b, ",\"upstreamTargets\":[");
+    for (size_t i = 0; i < targets_count(ts); i++) {
+        const struct target *t = targets_at(ts, i);
+        buf_adds(b, i ? ",{\"name\":" : "{\"name\":");
+        buf_json_str(b, str_c(t->name));
+        buf_printf(b, ",\"state\":\"%s\",\"coolingMs\":%lld,\"weight\":%d}",
+                   target_state_name(t->state), (long long)target_cooling_ms(t, now), t->weight);
+    }
+    buf_addc(b, ']');
+}
+
 void gateway_readyz(struct http_req *req, void *ctx)
 {
     struct gateway *g = OBJ(ctx, struct gateway, GATEWAY_TAG);
@@ -65,6 +83,7 @@ void gateway_readyz(struct http_req *req, void *ctx)
     buf_json_str(&b, str_c(sandbox_status(g->sandbox)->summary));
     buf_printf(&b, ",\"redis\":\"%s\",\"usageJournal\":\"%s\"", redis_state(g->shared),
                journal_disk_is_full(g->journal) ? "disk full" : "ok");
+    write_targets(g, &b);
     buf_addc(&b, '}');
     http_reply_json(req, reason ? 503 : 200, &b);
     buf_release(&b);

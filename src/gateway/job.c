@@ -438,6 +438,8 @@ static void start_turn(struct job *j)
                               .exact = r->exact,
                               .betas = r->betas,
                               .version = r->version,
+                              .affinity =
+                                  gateway_affinity(j->key->key.id, r, s ? s->messages : r->history),
                               .holds = have ? holds : NULL,
                               .will_hold = will_hold};
     AUTO(free_charp) char *workspace = NULL;

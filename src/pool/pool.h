@@ -71,6 +71,7 @@ struct turn_request {   /* strings are copied, JSON values referenced */
     bool exact;
     const char *version; /* a static string */
     const char *betas;
+    uint64_t affinity;
     /* A worker that holds exactly `holds` needs no reset and no history; afterwards it holds
      * `will_hold`. NULL or "" = no such claim. */
     const char *holds, *will_hold;

@@ -51,6 +51,7 @@ struct turn *turn_new(struct pool *pool, const struct turn_request *req, const c
     t->betas = req->betas ? x_strdup(req->betas) : NULL;
     t->relay.betas = t->betas;
     t->relay.request_id = t->request_id;
+    t->relay.affinity = req->affinity;
     t->queued_at_us = clock_mono_us();
     cli_message_init(&t->message, MESSAGE_MAX);
     return t;

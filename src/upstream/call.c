@@ -1,11 +1,12 @@
 /* call.c - see the header.
  *
  * A call goes WAITING -> STREAMING | COLLECTING -> OVER. While WAITING nothing was passed to the
- * CLI, so an attempt may fail and be repeated. A stream is passed on event by event as it comes;
- * its head is sent with the first event, so that a stream that opens with an error event is an
- * error status like any other (the CLI would repeat such a call by itself, behind our back). Error
- * bodies and plain JSON are collected first: they are small, and the stop reason may have to be
- * changed. A body too large for that is PASSED as it is.
+ * CLI, so an attempt may fail and be repeated: first with each other target that is usable, at once
+ * (fail_over), and when none is left, after a pause, from the beginning (back_off). A stream is
+ * passed on event by event as it comes; its head is sent with the first event, so that a stream
+ * that opens with an error event is an error status like any other (the CLI would repeat such a
+ * call by itself, behind our back). Error bodies and plain JSON are collected first: they are
+ * small, and the stop reason may have to be changed. A body too large for that is PASSED as it is.
  *
  * Two ends can go away. The CLI: seen by an EV_CLOSED event, because evhttp does not look while a
  * reply is pending; the upstream transfer is aborted at once so that the model stops working.
@@ -19,6 +20,7 @@
 #include "core/json.h"
 #include "core/log.h"
 #include "metrics/metrics.h"
+#include "upstream/call_headers.h"
 #include "upstream/client.h"
 #include "upstream/door.h"
 #include "upstream/meter.h"
@@ -30,7 +32,6 @@
 #include <event2/bufferevent.h>
 #include <event2/event.h>
 #include <event2/http.h>
-#include <event2/keyvalq_struct.h>
 #include <sodium.h>
 
 #define CALL_TAG TAG4('c', 'a', 'l', 'l')
@@ -38,7 +39,6 @@
 #define MAX_REWRITTEN   ((size_t)48 << 20)
 #define MAX_COLLECTED   ((size_t)16 << 20)
 #define MAX_ERROR_BODY  ((size_t)256 << 10)
-#define MAX_HEADERS     64
 #define OUTPUT_HIGH     ((size_t)1 << 20)   /* pause upstream above */
 #define OUTPUT_LOW      ((size_t)256 << 10) /* go on below */
 #define ERROR_BODY_MS   2000                /* an error body must not keep a retry waiting */
@@ -80,10 +80,11 @@ struct call {
     struct buf rewritten;
     struct str body; /* in rewritten, or in req */
     char *path;
-    char *betas;                        /* the header's value, when the turn adds to it */
-    struct str headers[MAX_HEADERS][2]; /* in req */
-    size_t header_count;
-    int attempt;
+    struct call_headers headers;
+    struct target_walk walk;
+    struct target *target; /* of the latest request, or of the next one; NULL = to be chosen */
+    bool may_pass;         /* some failure of this round may have passed after a pause */
+    int pauses, sent;
     int64_t sent_us;
 
     /* the response */
@@ -100,14 +101,20 @@ struct call {
 
 static struct metric requests_total = {
     .name = "claudegate_upstream_requests_total",
-    .help = "Requests sent to the upstream API, by HTTP status or by why there was none.",
+    .help = "Requests sent to the upstream API, by target and HTTP status or why there was none.",
     .type = METRIC_COUNTER,
-    .labels = {"status"},
+    .labels = {"target", "status"},
 };
 static struct metric retries_total = {
     .name = "claudegate_upstream_retries_total",
     .help = "Upstream requests repeated after a failure that may pass.",
     .type = METRIC_COUNTER,
+};
+static struct metric failovers_total = {
+    .name = "claudegate_upstream_failovers_total",
+    .help = "Of the repeated requests, those that went to another target at once, by the one left.",
+    .type = METRIC_COUNTER,
+    .labels = {"target"},
 };
 static const double latency_buckets[] = {0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120};
 static struct metric latency_seconds = {
@@ -132,7 +139,7 @@ static void free_call(void *ctx)
     buf_release(&call->rewritten);
     buf_release(&call->collected);
     free(call->path);
-    free(call->betas);
+    call_headers_release(&call->headers);
     free(call);
 }
 
@@ -160,9 +167,9 @@ static void add_numbers(struct call *call)
     if (!m->final && (call->status ? call->status / 100 == 2 : call->cut_off))
         turn->estimated = true;
     log_debug("upstream call over", LF_S("request", turn->request_id), LF_I("status", call->status),
-              LF_I("attempts", call->attempt + 1), LF_I("input_tokens", m->input_tokens),
-              LF_I("output_tokens", meter_output(m)), LF_B("complete", m->final),
-              LF_S("stop_reason", m->stop_reason));
+              LF_S("target", call->target ? call->target->name : ""), LF_I("attempts", call->sent),
+              LF_I("input_tokens", m->input_tokens), LF_I("output_tokens", meter_output(m)),
+              LF_B("complete", m->final), LF_S("stop_reason", m->stop_reason));
 }
 
 static void over(struct call *call)
@@ -194,7 +201,7 @@ static void stop_exchange(struct call *call)
         return;
     }
     if (call->status == 0)
-        metric_add(&requests_total, 1, "aborted");
+        metric_add(&requests_total, 1, call->target->name, "aborted");
     exchange_abort(ex);
 }
 
@@ -361,29 +368,71 @@ static void forget_response(struct call *call)
 static void retry_now(void *ctx)
 {
     struct call *call = OBJ(ctx, struct call, CALL_TAG);
-    call->attempt++;
     call->turn->retries++;
     metric_add(&retries_total, 1);
     send_request(call);
 }
 
-/* True when another attempt is on its way. */
-static bool try_again(struct call *call)
+static void try_after(struct call *call, int64_t ms)
 {
-    struct upstream *up = call->home->up;
-    if (call->attempt >= upstream_max_retries(up) || call->should_retry < 0 ||
-        call->retry_after_s > MAX_RETRY_AFTER)
-        return false;
-    int64_t ms = upstream_retry_base_ms(up) << (call->attempt < 16 ? call->attempt : 16);
-    ms += randombytes_uniform((uint32_t)(ms / 4 + 1));
-    if (ms < (int64_t)call->retry_after_s * 1000)
-        ms = (int64_t)call->retry_after_s * 1000;
-    log_info("upstream call failed, trying again", LF_S("request", call->turn->request_id),
-             LF_I("status", call->status), LF_I("wait_ms", ms));
     forget_response(call);
     call->state = CALL_WAITING;
     timer_set(&call->retry, ms);
+}
+
+/* True when another target will be asked. */
+static bool fail_over(struct call *call)
+{
+    const struct target *from = call->target;
+    struct targets *all = upstream_targets(call->home->up);
+    struct target *next = targets_next(all, &call->walk, clock_mono_ms());
+    if (!next)
+        return false;
+    metric_add(&failovers_total, 1, from->name);
+    log_info("upstream call failed, asking another target", LF_S("request", call->turn->request_id),
+             LF_I("status", call->status), LF_S("target", from->name), LF_S("next", next->name));
+    call->target = next;
+    try_after(call, 0);
     return true;
+}
+
+/* What the API asks for, of its only target, or of the one of several that is free soonest. */
+static int64_t asked_wait_ms(const struct call *call)
+{
+    struct targets *all = upstream_targets(call->home->up);
+    return targets_count(all) > 1 ? targets_wait_ms(all, clock_mono_ms())
+                                  : (int64_t)call->retry_after_s * 1000;
+}
+
+/* True when all will be asked once more, after a pause. */
+static bool back_off(struct call *call)
+{
+    struct upstream *up = call->home->up;
+    int64_t asked_ms = asked_wait_ms(call);
+    if (call->pauses >= upstream_max_retries(up) || asked_ms > MAX_RETRY_AFTER * 1000)
+        return false;
+    int64_t ms = upstream_retry_base_ms(up) << (call->pauses < 16 ? call->pauses : 16);
+    ms += randombytes_uniform((uint32_t)(ms / 4 + 1));
+    if (ms < asked_ms)
+        ms = asked_ms;
+    log_info("upstream call failed, trying again", LF_S("request", call->turn->request_id),
+             LF_I("status", call->status), LF_S("target", call->target->name), LF_I("wait_ms", ms));
+    call->pauses++;
+    call->may_pass = false;
+    call->target = NULL;
+    try_after(call, ms);
+    return true;
+}
+
+/* By an error status; true when another attempt is on its way. x-should-retry: false of a 5xx is
+ * about the request, of anything else about this credential. */
+static bool try_again(struct call *call)
+{
+    int status = call->status;
+    call->may_pass |= policy_may_pass(status) && call->should_retry >= 0;
+    if (policy_may_differ(status) && (status < 500 || call->should_retry >= 0) && fail_over(call))
+        return true;
+    return policy_may_differ(status) && call->should_retry >= 0 && call->may_pass && back_off(call);
 }
 
 static void note_error(struct call *call)
@@ -406,7 +455,7 @@ static void on_error_status(struct call *call)
 {
     struct evkeyvalq *headers = evhttp_request_get_output_headers(call->req);
     note_error(call);
-    if (policy_may_pass(call->status) && try_again(call))
+    if (try_again(call))
         return;
     if (call->status < 400) { /* a redirect: never followed, and nothing the CLI could use */
         fail(call, 502, "api_error", "the upstream API answered with a redirect");
@@ -426,8 +475,8 @@ static void on_error_status(struct call *call)
 static void log_failure(const struct call *call, const struct exchange_end *end)
 {
     log_warn("upstream call failed", LF_S("request", call->turn->request_id), LF_S("why", end->why),
-             LF_B("mid_response", end->result == EXCHANGE_CUT),
-             LF_I("attempts", call->attempt + 1));
+             LF_S("target", call->target->name), LF_B("mid_response", end->result == EXCHANGE_CUT),
+             LF_I("attempts", call->sent));
 }
 
 /* Nothing was passed to the CLI yet, and there is no complete response. */
@@ -436,9 +485,11 @@ static void on_no_response(struct call *call, const struct exchange_end *end)
     bool answered = end->result == EXCHANGE_CUT;  /* it began and was cut while we collected it */
     bool late = end->timed_out && end->connected; /* the model may be at work: never twice */
     call->cut_off = end->connected && (late || answered);
-    if (!answered && end->result == EXCHANGE_NO_ANSWER && !late && !end->untrusted &&
-        try_again(call))
-        return;
+    if (end->result == EXCHANGE_NO_ANSWER && !late && !end->by_proxy) {
+        call->may_pass |= !end->untrusted;
+        if (fail_over(call) || (call->may_pass && back_off(call)))
+            return;
+    }
     log_failure(call, end);
     call->turn->status = call->status;
     call->turn->failure = end->timed_out ? RELAY_TIMED_OUT : RELAY_UNREACHABLE;
@@ -446,6 +497,8 @@ static void on_no_response(struct call *call, const struct exchange_end *end)
         fail(call, 504, "timeout_error", "the upstream API did not answer in time");
     else if (end->untrusted)
         fail(call, 502, "api_error", "the upstream API's TLS certificate was refused");
+    else if (end->by_proxy)
+        fail(call, 502, "api_error", "the proxy on the way to the upstream API refused");
     else if (end->result == EXCHANGE_BAD)
         fail(call, 400, "invalid_request_error", "the request's query string is not valid");
     else
@@ -490,7 +543,7 @@ static void on_head(void *ctx, int status)
     struct call *call = OBJ(ctx, struct call, CALL_TAG);
     char label[16];
     snprintf(label, sizeof(label), "%d", status);
-    metric_add(&requests_total, 1, label);
+    metric_add(&requests_total, 1, call->target->name, label);
     metric_observe(&latency_seconds, (double)(clock_mono_us() - call->sent_us) / 1e6);
     call->status = call->turn->status = status;
     call->turn->failure = RELAY_OK;
@@ -520,6 +573,8 @@ static bool on_event(void *ctx, struct str name, struct str data, struct buf *re
     }
     snprintf(turn->error_type, sizeof(turn->error_type), "%s", call->meter.error_type);
     snprintf(turn->error_message, sizeof(turn->error_message), "%s", call->meter.error_message);
+    if (call->ex) /* else it is over: its last event came without an end */
+        exchange_judge(call->ex, policy_status_of(call->meter.error_type));
     if (!call->begun && !call->content && !call->early_error) {
         call->early_error = true;
         call->status = policy_status_of(call->meter.error_type);
@@ -611,7 +666,8 @@ static void on_end(void *ctx, const struct exchange_end *end)
     bool done = end->result == EXCHANGE_DONE;
     call->ex = NULL;
     if (call->state == CALL_WAITING) {
-        metric_add(&requests_total, 1, end->timed_out ? "timeout" : "unreachable");
+        metric_add(&requests_total, 1, call->target->name,
+                   end->timed_out ? "timeout" : "unreachable");
         on_no_response(call, end);
     } else if (call->state == CALL_COLLECTING && call->status / 100 != 2) {
         on_error_status(call);
@@ -636,64 +692,21 @@ static const struct exchange_ops call_ops = {
 
 static void send_request(struct call *call)
 {
+    if (!call->target)
+        call->target =
+            targets_first(upstream_targets(call->home->up), &call->walk, clock_mono_ms());
     struct exchange_req req = {
+        .target = call->target,
         .path = call->path,
-        .headers = (const struct str(*)[2])call->headers,
-        .header_count = call->header_count,
+        .headers = (const struct str(*)[2])call->headers.list,
+        .header_count = call->headers.count,
         .body = call->body,
     };
     sse_scan_release(&call->scan);
     sse_scan_init(&call->scan, &scan_ops, call);
     call->sent_us = clock_mono_us();
+    call->sent++;
     call->ex = exchange_start(call->home->up, &req, &call_ops, call);
-}
-
-static size_t find_header(const struct call *call, const char *name)
-{
-    size_t at = 0;
-    while (at < call->header_count && !str_ieq_c(call->headers[at][0], name))
-        at++;
-    return at;
-}
-
-/* The version of the API that the client speaks: what was said with its words is judged by it. */
-static void set_version(struct call *call)
-{
-    size_t at = find_header(call, "anthropic-version");
-    if (call->turn->version && at < call->header_count)
-        call->headers[at][1] = str_c(call->turn->version);
-}
-
-static void add_betas(struct call *call)
-{
-    size_t at = find_header(call, "anthropic-beta");
-    if (!call->turn->betas || at == MAX_HEADERS)
-        return;
-    struct str own = at < call->header_count ? call->headers[at][1] : STR("");
-    call->betas = policy_join_betas(own, str_c(call->turn->betas));
-    call->headers[at][0] = STR("anthropic-beta");
-    call->headers[at][1] = str_c(call->betas);
-    call->header_count += at == call->header_count;
-}
-
-static void pick_headers(struct call *call)
-{
-    bool has_type = false;
-    struct evkeyval *h;
-    for (h = evhttp_request_get_input_headers(call->req)->tqh_first; h; h = h->next.tqe_next) {
-        struct str name = str_c(h->key), value = str_c(h->value);
-        if (!policy_for_upstream(name, value) || call->header_count == MAX_HEADERS - 1)
-            continue;
-        has_type = has_type || str_ieq_c(name, "content-type");
-        call->headers[call->header_count][0] = name;
-        call->headers[call->header_count++][1] = value;
-    }
-    if (!has_type) {
-        call->headers[call->header_count][0] = STR("content-type");
-        call->headers[call->header_count++][1] = STR("application/json");
-    }
-    set_version(call);
-    add_betas(call);
 }
 
 static void pick_path(struct call *call)
@@ -744,6 +757,7 @@ void call_home_init(struct call_home *home, struct upstream *up, struct door *do
     list_init(&home->calls);
     metric_register(&requests_total);
     metric_register(&retries_total);
+    metric_register(&failovers_total);
     metric_register(&latency_seconds);
 }
 
@@ -759,6 +773,7 @@ void call_start(struct call_home *home, struct relay_turn *turn, struct evhttp_r
     call->aside = (struct relay_turn){.system = turn->system, .request_id = turn->request_id};
     call->req = req;
     call->count_tokens = count_tokens;
+    call->walk.affinity = turn->affinity;
     call->out = evbuffer_new();
     BUG_ON(!call->out);
     buf_init(&call->rewritten, MAX_REWRITTEN);
@@ -772,7 +787,7 @@ void call_start(struct call_home *home, struct relay_turn *turn, struct evhttp_r
         fail(call, err_status(&err), "invalid_request_error", err.msg);
         return;
     }
-    pick_headers(call);
+    call_headers_pick(&call->headers, req, call->turn);
     pick_path(call);
     send_request(call);
 }

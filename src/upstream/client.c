@@ -13,6 +13,7 @@
 #include "core/clock.h"
 #include "core/list.h"
 #include "core/log.h"
+#include "upstream/policy.h"
 
 #include <curl/curl.h>
 #include <event2/event.h>
@@ -36,10 +37,10 @@ struct upstream {
     CURLSH *share; /* TLS sessions */
     struct timer timer;
     struct list exchanges;
-    char *base_url;   /* without a slash at its end */
-    char *credential; /* a whole header line, NULL = none; secret */
-    char *ca_file;
-    bool loopback;
+    struct targets *targets;
+    char *ca_file, *proxy; /* proxy: secret */
+    bool proxy_is_near;    /* on this machine */
+    bool http2;
     int64_t connect_ms, first_byte_ms, idle_ms, retry_base_ms, request_ms;
     int max_retries;
 };
@@ -54,19 +55,31 @@ struct exchange {
     const struct exchange_ops *ops; /* NULL: nobody is told any more */
     void *ctx;
     struct curl_slist *headers;
+    struct attempt attempt;
+    int retry_after_s;
     struct timer deadline;
     enum phase phase;
     curl_off_t uploaded, upload_size;
     int64_t idle_ms;
     bool paused;
     bool head_told;
-    bool given; /* to a connection: once only */
+    bool given;    /* to a connection: once only */
+    bool hurried;  /* how it ends says nothing about the target */
+    bool by_proxy; /* the answer is the proxy's own */
     char error[CURL_ERROR_SIZE];
 };
 
 /* --- libcurl's multi interface on the loop ------------------------------------------------- */
 
 static void exchange_finish(struct exchange *ex, const struct exchange_end *end);
+
+/* 502 and its kin say that the proxy could not get through: like no connection. */
+static bool is_proxys_answer(const struct exchange *ex)
+{
+    long status = 0;
+    curl_easy_getinfo(ex->easy, CURLINFO_HTTP_CONNECTCODE, &status);
+    return ex->by_proxy || (status >= 400 && status < 500);
+}
 
 static void collect(struct upstream *up)
 {
@@ -86,7 +99,10 @@ static void collect(struct upstream *up)
             .timed_out = rc == CURLE_OPERATION_TIMEDOUT,
             .connected = ex->phase > PHASE_CONNECTING,
             .untrusted = rc == CURLE_PEER_FAILED_VERIFICATION,
-            .why = ex->error[0] ? ex->error : curl_easy_strerror(rc),
+            .by_proxy = rc != CURLE_OK && is_proxys_answer(ex),
+            .why = ex->by_proxy   ? "the proxy refused: HTTP 407"
+                   : ex->error[0] ? ex->error
+                                  : curl_easy_strerror(rc),
         };
         exchange_finish(ex, &end);
     }
@@ -149,81 +165,6 @@ static curl_socket_t open_socket(void *ctx, curlsocktype purpose, struct curl_so
 
 /* --- the shared part ----------------------------------------------------------------------- */
 
-static bool is_loopback(const char *host)
-{
-    return strcmp(host, "localhost") == 0 || strcmp(host, "[::1]") == 0 ||
-           strncmp(host, "127.", 4) == 0;
-}
-
-static char *url_part(CURLU *url, CURLUPart part)
-{
-    char *text = NULL;
-    return curl_url_get(url, part, &text, 0) == CURLUE_OK ? text : NULL;
-}
-
-static int check_parts(struct upstream *up, CURLU *url, struct err *err)
-{
-    char *scheme = url_part(url, CURLUPART_SCHEME), *host = url_part(url, CURLUPART_HOST);
-    char *user = url_part(url, CURLUPART_USER), *query = url_part(url, CURLUPART_QUERY);
-    char *fragment = url_part(url, CURLUPART_FRAGMENT);
-    int rc = 0;
-    bool http = scheme && strcmp(scheme, "http") == 0;
-    if (!host || (!http && (!scheme || strcmp(scheme, "https") != 0)))
-        rc = err_set(err, ERR_CONFIG, "upstream base URL must begin with http:// or https://");
-    else if (user || query || fragment)
-        rc = err_set(err, ERR_CONFIG,
-                     "upstream base URL must have no user, no query and no fragment");
-    else
-        up->loopback = is_loopback(host);
-    if (rc == 0 && http && !up->loopback && up->credential)
-        log_warn("the upstream credential travels unencrypted: the base URL is plain http",
-                 LF_S("host", host));
-    curl_free(scheme);
-    curl_free(host);
-    curl_free(user);
-    curl_free(query);
-    curl_free(fragment);
-    return rc;
-}
-
-static int set_base_url(struct upstream *up, const char *text, struct err *err)
-{
-    CURLU *url = curl_url();
-    BUG_ON(!url);
-    CURLUcode rc = curl_url_set(url, CURLUPART_URL, text ? text : "", 0);
-    int result = rc == CURLUE_OK
-                     ? check_parts(up, url, err)
-                     : err_set(err, ERR_CONFIG, "upstream base URL: %s", curl_url_strerror(rc));
-    curl_url_cleanup(url);
-    if (result != 0)
-        return -1;
-    up->base_url = x_strdup(text);
-    for (size_t n = strlen(up->base_url); n > 0 && up->base_url[n - 1] == '/'; n--)
-        up->base_url[n - 1] = '\0';
-    return 0;
-}
-
-static bool is_header_value(const char *s)
-{
-    for (; *s; s++) {
-        if ((unsigned char)*s < 0x20 || *s == 0x7f)
-            return false;
-    }
-    return true;
-}
-
-static int set_credential(struct upstream *up, const struct upstream_opts *o, struct err *err)
-{
-    bool key = o->api_key && o->api_key[0], token = o->auth_token && o->auth_token[0];
-    if (!key && !token)
-        return 0;
-    if (!is_header_value(key ? o->api_key : o->auth_token))
-        return err_set(err, ERR_CONFIG, "the upstream credential holds a control character");
-    up->credential = key ? x_printf("x-api-key: %s", o->api_key)
-                         : x_printf("authorization: Bearer %s", o->auth_token);
-    return 0;
-}
-
 static void free_secret(char *s)
 {
     if (s)
@@ -243,6 +184,35 @@ static void open_multi(struct upstream *up)
     curl_multi_setopt(up->multi, CURLMOPT_TIMERFUNCTION, timer_cb);
     curl_multi_setopt(up->multi, CURLMOPT_TIMERDATA, up);
     curl_multi_setopt(up->multi, CURLMOPT_MAXCONNECTS, MAX_IDLE_CONNECTIONS);
+    /* One request at a time on a connection, with HTTP/2 as well: see exchange_drop(). */
+    curl_multi_setopt(up->multi, CURLMOPT_PIPELINING, CURLPIPE_NOTHING);
+}
+
+static int set_proxy(struct upstream *up, const char *text, struct err *err)
+{
+    char *host = NULL;
+    CURLU *url = curl_url();
+    if (!text || !text[0]) {
+        curl_url_cleanup(url);
+        return 0;
+    }
+    int rc = 0;
+    up->proxy = x_strdup(text);
+    if (curl_url_set(url, CURLUPART_URL, text, CURLU_NON_SUPPORT_SCHEME) != CURLUE_OK ||
+        curl_url_get(url, CURLUPART_HOST, &host, 0) != CURLUE_OK)
+        rc = err_set(err, ERR_CONFIG, "the proxy is not given as a URL");
+    else
+        up->proxy_is_near = host_is_loopback(host);
+    curl_free(host);
+    curl_url_cleanup(url);
+    return rc;
+}
+
+static int check_http2(const struct upstream *up, struct err *err)
+{
+    if (!up->http2 || curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_HTTP2)
+        return 0;
+    return err_set(err, ERR_CONFIG, "this libcurl does not know HTTP/2");
 }
 
 struct upstream *upstream_new(struct loop *loop, const struct upstream_opts *opts, struct err *err)
@@ -258,10 +228,12 @@ struct upstream *upstream_new(struct loop *loop, const struct upstream_opts *opt
     up->max_retries = opts->max_retries;
     up->request_ms = opts->request_timeout_ms;
     up->retry_base_ms = opts->retry_base_ms ? opts->retry_base_ms : RETRY_BASE_MS;
-    if (opts->ca_file)
+    up->http2 = opts->http2;
+    if (opts->ca_file && opts->ca_file[0])
         up->ca_file = x_strdup(opts->ca_file);
     open_multi(up);
-    if (set_credential(up, opts, err) != 0 || set_base_url(up, opts->base_url, err) != 0) {
+    if (set_proxy(up, opts->proxy, err) != 0 || check_http2(up, err) != 0 ||
+        !(up->targets = targets_new(opts->targets, opts->target_count, err))) {
         upstream_free(up);
         return NULL;
     }
@@ -282,10 +254,15 @@ void upstream_free(struct upstream *up)
     curl_share_cleanup(up->share);
     curl_global_cleanup();
     timer_release(&up->timer);
-    free_secret(up->credential);
-    free(up->base_url);
+    targets_free(up->targets);
+    free_secret(up->proxy);
     free(up->ca_file);
     free(up);
+}
+
+struct targets *upstream_targets(const struct upstream *up)
+{
+    return up->targets;
 }
 
 struct loop *upstream_loop(const struct upstream *up)
@@ -315,8 +292,13 @@ static void free_exchange(void *ctx)
     free(OBJ(ctx, struct exchange, EXCHANGE_TAG));
 }
 
+/* A transfer that is not over takes its connection with it. Without that, HTTP/2 would keep it, and
+ * libcurl 7.88 sends the RST_STREAM only with the next request there: until then the model would go
+ * on writing. */
 static void exchange_drop(struct exchange *ex)
 {
+    attempt_over(&ex->attempt);
+    curl_easy_setopt(ex->easy, CURLOPT_FORBID_REUSE, 1L);
     curl_multi_remove_handle(ex->up->multi, ex->easy);
     curl_easy_cleanup(ex->easy);
     for (struct curl_slist *h = ex->headers; h; h = h->next)
@@ -331,6 +313,9 @@ static void exchange_drop(struct exchange *ex)
 static void exchange_finish(struct exchange *ex, const struct exchange_end *end)
 {
     const struct exchange_ops *ops = ex->ops;
+    bool broke = end->result == EXCHANGE_NO_ANSWER || end->result == EXCHANGE_CUT;
+    if (broke && ops && !ex->hurried && !end->by_proxy)
+        attempt_failed(&ex->attempt, clock_mono_ms());
     exchange_drop(ex); /* end->why stays valid: the memory goes on the next turn of the loop */
     if (ops)
         ops->end(ex->ctx, end);
@@ -396,12 +381,30 @@ static int on_progress(void *ctx, curl_off_t dl_total, curl_off_t dl, curl_off_t
     return 0;
 }
 
+void exchange_judge(struct exchange *ex, int status)
+{
+    attempt_answered(&ex->attempt, status, ex->retry_after_s, clock_mono_ms());
+}
+
+static void note_header(struct exchange *ex, struct str name, struct str value)
+{
+    if (!str_ieq_c(name, "retry-after"))
+        return;
+    AUTO(free_charp) char *text = str_dup(value);
+    ex->retry_after_s = policy_retry_after(text);
+}
+
 static void on_head_end(struct exchange *ex)
 {
     long status = 0;
     curl_easy_getinfo(ex->easy, CURLINFO_RESPONSE_CODE, &status);
     if (status < 200)
-        return; /* an interim response: the real one follows */
+        return;          /* an interim response: the real one follows */
+    if (status == 407) { /* never the API's */
+        ex->by_proxy = true;
+        return;
+    }
+    exchange_judge(ex, (int)status);
     ex->head_told = true;
     if (ex->ops)
         ex->ops->head(ex->ctx, (int)status);
@@ -420,10 +423,11 @@ static size_t on_header(char *p, size_t size, size_t count, void *ctx)
         on_head_end(ex);
     } else if (memchr(line.p, ':', line.len)) {
         struct str name = str_split(&line, ':');
+        note_header(ex, name, str_trim(line));
         if (ex->ops)
             ex->ops->header(ex->ctx, name, str_trim(line));
     }
-    return size * count;
+    return ex->by_proxy ? 0 : size * count; /* 0 ends the transfer */
 }
 
 static size_t on_body(char *p, size_t size, size_t count, void *ctx)
@@ -451,6 +455,7 @@ void exchange_resume(struct exchange *ex)
 
 void exchange_hurry(struct exchange *ex, int64_t ms)
 {
+    ex->hurried = true;
     if (ms < ex->idle_ms)
         ex->idle_ms = ms;
     if (!ex->paused)
@@ -492,9 +497,23 @@ static void set_headers(struct exchange *ex, const struct exchange_req *req)
     add_header(ex, "accept-encoding: identity");
     add_header(ex, "accept: application/json");
     add_header(ex, "expect:");
-    if (ex->up->credential)
-        add_header(ex, ex->up->credential);
+    if (ex->attempt.target->credential)
+        add_header(ex, ex->attempt.target->credential);
     curl_easy_setopt(ex->easy, CURLOPT_HTTPHEADER, ex->headers);
+    curl_easy_setopt(ex->easy, CURLOPT_HEADEROPT, (long)CURLHEADER_SEPARATE); /* not to the proxy */
+}
+
+static void use_proxy(struct exchange *ex)
+{
+    const struct upstream *up = ex->up;
+    bool near = ex->attempt.target->loopback;
+    curl_easy_setopt(ex->easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+    if (near && !(up->proxy && up->proxy_is_near)) {
+        curl_easy_setopt(ex->easy, CURLOPT_NOPROXY, "*");
+    } else if (up->proxy) {
+        curl_easy_setopt(ex->easy, CURLOPT_PROXY, up->proxy);
+        curl_easy_setopt(ex->easy, CURLOPT_NOPROXY, ""); /* not the variable's */
+    }
 }
 
 static void set_connection(struct exchange *ex)
@@ -504,9 +523,8 @@ static void set_connection(struct exchange *ex)
     curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(easy, CURLOPT_SHARE, up->share);
     curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
-    /* Not HTTP/2: libcurl 7.88 sends the RST_STREAM of a removed transfer only with the next
-     * request on that connection, and until then the model goes on. Here removing closes. */
-    curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+    curl_easy_setopt(easy, CURLOPT_HTTP_VERSION,
+                     (long)(up->http2 ? CURL_HTTP_VERSION_2TLS : CURL_HTTP_VERSION_1_1));
     curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
     curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, 1L);
     curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, 2L);
@@ -514,10 +532,11 @@ static void set_connection(struct exchange *ex)
     curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
     curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, READ_BUFFER);
     curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, open_socket);
-    if (up->ca_file)
+    if (up->ca_file) {
         curl_easy_setopt(easy, CURLOPT_CAINFO, up->ca_file);
-    if (up->loopback)
-        curl_easy_setopt(easy, CURLOPT_NOPROXY, "*");
+        curl_easy_setopt(easy, CURLOPT_PROXY_CAINFO, up->ca_file);
+    }
+    use_proxy(ex);
 }
 
 static void set_callbacks(struct exchange *ex)
@@ -540,8 +559,9 @@ struct exchange *exchange_start(struct upstream *up, const struct exchange_req *
                                 const struct exchange_ops *ops, void *ctx)
 {
     struct exchange *ex = x_calloc(1, sizeof(*ex));
-    AUTO(free_charp) char *url = x_printf("%s%s", up->base_url, req->path);
+    AUTO(free_charp) char *url = x_printf("%s%s", req->target->base_url, req->path);
     *ex = (struct exchange){.tag = EXCHANGE_TAG, .up = up, .ops = ops, .ctx = ctx};
+    attempt_begin(&ex->attempt, req->target, clock_mono_ms());
     ex->idle_ms = up->idle_ms;
     ex->upload_size = (curl_off_t)req->body.len;
     ex->easy = curl_easy_init();

@@ -8,6 +8,7 @@
 #define CG_UPSTREAM_CLIENT_H
 
 #include "upstream/relay.h"
+#include "upstream/targets.h"
 
 #include "core/str.h"
 
@@ -23,6 +24,7 @@ struct exchange_end {
     bool timed_out;  /* one of the three time-outs was the reason */
     bool connected;  /* the request, or a part of it, had been sent */
     bool untrusted;  /* the server's certificate was refused */
+    bool by_proxy;   /* the proxy refused: it wants other credentials, or forbids the host */
     const char *why; /* for logs */
 };
 
@@ -35,6 +37,7 @@ struct exchange_ops {
 };
 
 struct exchange_req {
+    struct target *target;          /* whose base URL and credential; its state follows from this */
     const char *path;               /* "/v1/messages?beta=true", put behind the base URL */
     const struct str (*headers)[2]; /* name, value; copied */
     size_t header_count;
@@ -53,9 +56,13 @@ void exchange_abort(struct exchange *ex);
  * again, and tells nobody. The request's body is no longer borrowed afterwards. */
 void exchange_let_go(struct exchange *ex);
 
+/* The response, whatever its status was, holds an error that stands for this one. */
+void exchange_judge(struct exchange *ex, int status);
+
 /* The request, or a part of it, has left. */
 bool exchange_is_sent(const struct exchange *ex);
 
+struct targets *upstream_targets(const struct upstream *up);
 struct loop *upstream_loop(const struct upstream *up);
 int upstream_max_retries(const struct upstream *up);
 int64_t upstream_retry_base_ms(const struct upstream *up);

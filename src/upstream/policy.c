@@ -11,6 +11,11 @@ bool policy_may_pass(int status)
     return status == 429 || status == 500 || status == 502 || status == 503 || status == 529;
 }
 
+bool policy_may_differ(int status)
+{
+    return policy_may_pass(status) || status == 401 || status == 402 || status == 403;
+}
+
 int policy_retry_after(const char *value)
 {
     uint64_t s;

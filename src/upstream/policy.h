@@ -7,6 +7,8 @@
 /* May the same request succeed a moment later? 504 is not among them: the model may have worked
  * for minutes, and would again. */
 bool policy_may_pass(int status);
+/* May it succeed at once with another credential? What passes, and what concerns the credential. */
+bool policy_may_differ(int status);
 /* Seconds of a retry-after header, given in seconds or as a date; 0..86400. */
 int policy_retry_after(const char *value);
 /* Of an x-should-retry header: 1 yes, -1 no, 0 neither. */

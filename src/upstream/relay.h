@@ -17,14 +17,30 @@
 
 #include <jansson.h>
 
-/* Shared by all relays: the libcurl multi handle, credential, base URL, time-outs. */
-struct upstream;
-struct upstream_opts {
+#define UPSTREAM_MAX_TARGETS 16
+
+/* A credential and where it belongs; see targets.h. */
+struct upstream_target {
+    const char *name;       /* for logs, metrics and the choice; NULL = "default" */
     const char *base_url;   /* http(s)://host[:port][/prefix] */
     const char *api_key;    /* x-api-key; or */
     const char *auth_token; /* Authorization: Bearer; NULL or "" = none */
+    int weight;             /* of its share; 0 = a backup */
+};
+
+/* Shared by all relays: the libcurl multi handle, the targets, time-outs. */
+struct upstream;
+struct upstream_opts {
+    struct upstream_target targets[UPSTREAM_MAX_TARGETS];
+    size_t target_count; /* at least 1 */
+    /* http://, https://, socks5:// or socks5h://[user:password@]host:port for every target, but one
+     * on this machine only if the proxy is on it, too. NULL or "" = what the variables https_proxy,
+     * http_proxy, all_proxy and no_proxy say, and never to this machine. */
+    const char *proxy;
+    bool http2; /* where TLS agrees on it (ALPN); one request at a time on a connection */
     int64_t connect_timeout_ms, first_byte_timeout_ms, idle_timeout_ms;
-    int max_retries; /* before the first byte of a response: 429, 500, 502, 503, 529, connect */
+    int max_retries; /* before the first byte of a response: 429, 500, 502, 503, 529, connect; not
+                        counted are those that go to another target at once */
     int64_t retry_base_ms; /* delay before the first retry, doubled for each further one; 0 = 500 */
     int64_t request_timeout_ms; /* for a worker's request to come in whole; 0 = 30 s */
     const char *ca_file; /* PEM certificates to trust instead of the system's; NULL = those */
@@ -46,6 +62,7 @@ struct relay_turn {
     const char *version;    /* the header anthropic-version instead of the CLI's; NULL = that */
     const char *betas;      /* comma-separated, added to the header anthropic-beta; NULL = none */
     const char *request_id; /* for logs */
+    uint64_t affinity;      /* calls with the same number go to the same target; 0 = to any */
     bool many;              /* the turn may call again after an answer (a tool loop does), but no
                                other model than at first: a tool can reach the socket, too */
     const char *only_model; /* with many: the one to call; NULL or "" = that of the first call */

@@ -369,11 +369,12 @@ static int rig_set_up(void **state)
 static void open_pool(void)
 {
     struct err err;
-    struct upstream_opts uo = {.base_url = "http://127.0.0.1:9",
-                               .api_key = "not-used",
-                               .connect_timeout_ms = 1000,
-                               .first_byte_timeout_ms = 1000,
-                               .idle_timeout_ms = 1000};
+    struct upstream_opts uo = {
+        .targets = {{.base_url = "http://127.0.0.1:9", .api_key = "not-used", .weight = 1}},
+        .target_count = 1,
+        .connect_timeout_ms = 1000,
+        .first_byte_timeout_ms = 1000,
+        .idle_timeout_ms = 1000};
     rig.up = upstream_new(rig.loop, &uo, &err);
     assert_non_null(rig.up);
     rig.opts.upstream = rig.up;

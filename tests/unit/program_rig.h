@@ -94,8 +94,9 @@ static void program_open(struct program *p)
     snprintf(p->work, sizeof(p->work), "%s/a work_dir.d", p->dir);
     snprintf(p->socket, sizeof(p->socket), "%s/relay.sock", p->dir);
     assert_int_equal(mkdir(p->home, 0700) | mkdir(p->work, 0700), 0);
-    struct upstream_opts opts = {.base_url = "http://127.0.0.1:9", /* never asked */
-                                 .api_key = "none",
+    struct upstream_opts opts = {/* never asked */
+                                 .targets = {{.base_url = "http://127.0.0.1:9", .weight = 1}},
+                                 .target_count = 1,
                                  .connect_timeout_ms = 1000,
                                  .first_byte_timeout_ms = 1000,
                                  .idle_timeout_ms = 1000};

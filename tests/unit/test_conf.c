@@ -167,7 +167,8 @@ static void test_rows(void **state)
         assert_int_equal(setting_find(str_c(s->name)), i);
         for (size_t j = 0; j < i; j++)
             assert_int_not_equal(settings[j].offset, s->offset);
-        if (!setting_is_text(s) && s->kind != SET_BOOL && s->kind != SET_INDEX)
+        if (!setting_is_text(s) && s->kind != SET_BOOL && s->kind != SET_INDEX &&
+            s->kind != SET_TARGETS)
             assert_true(s->min < s->max);
         assert_true(s->kind != SET_CHOICE || s->choices);
     }
@@ -374,6 +375,7 @@ static void test_every_setting_has_a_variable(void **state)
                             : strcmp(s->name, "redis.url") == 0      ? "redis://x"
                             : strstr(s->name, "trusted_proxies")     ? "::1"
                             : strcmp(s->name, "models.aliases") == 0 ? "a=b"
+                            : strcmp(s->name, "upstream.proxy") == 0 ? "http://x:1"
                                                                      : "x";
         AUTO(free_charp) char *a = x_printf("%s=%s", setting_env_name(s, name), value);
         AUTO(free_charp) char *b = x_printf("%s=%s", s->env ? s->env : name, value);
@@ -561,6 +563,7 @@ static void test_stores(void **state)
 }
 
 #include "conf_networks_cases.h"
+#include "conf_targets_cases.h"
 
 static void test_redis_url(void **state)
 {
@@ -904,6 +907,12 @@ int main(void)
         cmocka_unit_test(test_timezone),
         cmocka_unit_test(test_pass_env),
         cmocka_unit_test(test_agent_tools),
+        cmocka_unit_test(test_targets),
+        cmocka_unit_test(test_targets_credentials),
+        cmocka_unit_test(test_targets_refused),
+        cmocka_unit_test(test_targets_from_env),
+        cmocka_unit_test(test_targets_and_others),
+        cmocka_unit_test(test_proxy),
         cmocka_unit_test(test_rules_between_settings),
         cmocka_unit_test(test_not_yaml),
         cmocka_unit_test(test_no_expansion),

@@ -4,6 +4,7 @@
 #include "upstream_ends.h"
 #include "upstream_parts.h"
 #include "upstream_rig.h"
+#include "upstream_targets.h"
 #include "upstream_tls.h"
 #include "upstream_trial.h"
 
@@ -63,8 +64,8 @@ static void bearer_prefix_and_interim_answers(void **state)
     rig_prepare(&rig, steps, 1);
     AUTO(free_charp) char *url = x_printf("%s/prefix/", rig.fake.url);
     struct upstream_opts opts = quick_opts(url);
-    opts.api_key = "";
-    opts.auth_token = "tok-1";
+    opts.targets[0].api_key = "";
+    opts.targets[0].auth_token = "tok-1";
     rig_open_with(&rig, &opts);
     relay_begin_turn(rig.relay, &rig.turn);
     ask_and_wait(&rig);
@@ -374,7 +375,7 @@ static void bad_addresses_are_refused(void **state)
         assert_int_equal(err.code, ERR_CONFIG);
     }
     struct upstream_opts opts = quick_opts("https://api.anthropic.com");
-    opts.api_key = "k\r\nx-evil: 1";
+    opts.targets[0].api_key = "k\r\nx-evil: 1";
     assert_null(upstream_new(loop, &opts, &err));
     assert_null(strstr(err.msg, "evil"));
     opts = quick_opts("https://api.anthropic.com");
@@ -503,7 +504,8 @@ static void retries_wait_longer_each_time_and_end(void **state)
     assert_int_equal(rig.turn.retries, 2);
     assert_int_equal(rig.turn.status, 529);
     assert_true(metric_value("claudegate_upstream_retries_total") - before > 1.5);
-    assert_true(metric_value("claudegate_upstream_requests_total{status=\"529\"}") > 2.5);
+    assert_true(metric_value("claudegate_upstream_requests_total{target=\"one\",status=\"529\"}") >
+                2.5);
     rig_close(&rig);
 }
 
@@ -717,6 +719,18 @@ static void a_cut_upstream_cuts_the_cli(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(shares_follow_weights),
+        cmocka_unit_test(only_the_share_of_a_lost_target_moves),
+        cmocka_unit_test(a_round_tries_each_once),
+        cmocka_unit_test(limits_last_as_long_as_they_say),
+        cmocka_unit_test(failures_double_the_pause),
+        cmocka_unit_test(one_request_tries_what_was_refused),
+        cmocka_unit_test(which_failures_may_differ),
+        cmocka_unit_test(another_target_is_asked_at_once),
+        cmocka_unit_test(an_early_error_goes_to_another_target),
+        cmocka_unit_test(what_stays_with_its_target),
+        cmocka_unit_test(a_broken_stream_stays_broken),
+        cmocka_unit_test(after_all_were_tried_comes_a_pause),
         cmocka_unit_test(scan_passes_bytes_at_every_split),
         cmocka_unit_test(scan_holds_only_the_event_under_way),
         cmocka_unit_test(scan_changes_data_at_every_split),

@@ -301,8 +301,8 @@ static void run_for(struct rig *rig, int ms)
 static struct upstream_opts quick_opts(const char *url)
 {
     return (struct upstream_opts){
-        .base_url = url,
-        .api_key = "sk-operator",
+        .targets = {{.name = "one", .base_url = url, .api_key = "sk-operator", .weight = 1}},
+        .target_count = 1,
         .connect_timeout_ms = 2000,
         .first_byte_timeout_ms = 5000,
         .idle_timeout_ms = 5000,

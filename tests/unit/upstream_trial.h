@@ -90,7 +90,7 @@ static void a_trial_is_answered_here(void **state)
     struct relay_trial trial;
     (void)state;
     trial_open(&rig, &trial, NULL, 0);
-    double sent = metric_value("claudegate_upstream_requests_total{status=\"200\"}");
+    double sent = metric_value("claudegate_upstream_requests_total{target=\"one\",status=\"200\"}");
     trial_ask(&rig, "/v1/messages?beta=true", STR("{\"model\":\"a \\\"b\\\" \xC3\xA9\",\"n\":1}"),
               200);
     check_trial_answer(&rig, "a \"b\" \xC3\xA9");
@@ -100,7 +100,9 @@ static void a_trial_is_answered_here(void **state)
     check_trial_answer(&rig, "");
     assert_int_equal(trial.calls, 2);
     assert_int_equal(json_get_int(trial.request, "n", 0), 2); /* the latest */
-    assert_true(metric_value("claudegate_upstream_requests_total{status=\"200\"}") - sent < 0.5);
+    assert_true(metric_value("claudegate_upstream_requests_total{target=\"one\",status=\"200\"}") -
+                    sent <
+                0.5);
     assert_int_equal(rig.fake.conn_count, 0);
     relay_end_trial(rig.relay);
     json_decref(trial.request);
