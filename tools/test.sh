@@ -132,7 +132,7 @@ ON_POSTGRES='keys lifecycle sessions usage'
 
 # These look at times, descriptors or memory, and have the machine for themselves. Of the others,
 # which mostly wait, two files run side by side.
-ALONE='cancel fake_cli fake_steps faults ops real_faults soak standin workers'
+ALONE='cancel fake_cli fake_steps faults http2 ops real_faults soak standin targets workers'
 
 node_tests() { # node_tests NAME CONCURRENCY FILE...
     local name=$1 tap=build-asan/$1.tap concurrency=$2 sums

@@ -66,6 +66,7 @@ MUST_USE int setting_parse(const struct setting *s, struct str text, void *base,
 void setting_write(const struct setting *s, const void *base, struct buf *out);
 /* Zeroes what is secret, frees what is owned. */
 void setting_release(const struct setting *s, void *base);
+void setting_wipe(char **slot); /* zeroes and frees a text; NULL is fine */
 
 /* check.c: rules of single texts. */
 setting_check_fn check_listen, check_database_url, check_redis_url, check_redis_prefix,

@@ -62,19 +62,12 @@ struct conf_target *targets_add(struct conf_targets **list)
     return t;
 }
 
-static void free_secret(char *s)
-{
-    if (s)
-        explicit_bzero(s, strlen(s));
-    free(s);
-}
-
 void targets_release(struct conf_targets **list)
 {
     for (size_t i = 0; *list && i < (*list)->count; i++) {
         for (size_t k = 0; k < TARGET_ROWS; k++)
             setting_release(&target_rows[k], &(*list)->items[i]);
-        free_secret((*list)->items[i].credential);
+        setting_wipe(&(*list)->items[i].credential);
     }
     free(TAKE_PTR(*list));
 }

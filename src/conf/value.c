@@ -132,7 +132,7 @@ static int find_choice(const struct setting *s, struct str text)
     return -1;
 }
 
-static void wipe(char **slot)
+void setting_wipe(char **slot)
 {
     if (*slot)
         explicit_bzero(*slot, strlen(*slot));
@@ -158,7 +158,7 @@ static int parse_text(const struct setting *s, struct str text, void *base, stru
         return -1;
     }
     char **slot = setting_text(s, base);
-    wipe(slot);
+    setting_wipe(slot);
     *slot = str_dup(text);
     return 0;
 }
@@ -214,7 +214,7 @@ void setting_write(const struct setting *s, const void *base, struct buf *out)
 void setting_release(const struct setting *s, void *base)
 {
     if (setting_is_text(s))
-        wipe(setting_text(s, base));
+        setting_wipe(setting_text(s, base));
     else if (s->kind == SET_TARGETS)
         targets_release((struct conf_targets **)(void *)((char *)base + s->offset));
 }

@@ -75,6 +75,51 @@ class Proxy {
   }
 }
 
+/** The part of SOCKS 5 that a client with a password needs: RFC 1928 and RFC 1929. */
+class Socks {
+  logins = [];
+  hosts = [];
+  sockets = new Set();
+
+  static async start() {
+    const socks = new Socks();
+    socks.server = net.createServer((socket) => {
+      socks.sockets.add(socket);
+      socket.on('error', () => {});
+      socks.#serve(socket).catch(() => socket.destroy());
+    });
+    socks.server.listen(0, '127.0.0.1');
+    await once(socks.server, 'listening');
+    return socks;
+  }
+
+  async #serve(socket) {
+    const next = async () => (await once(socket, 'data'))[0]; // each message is a packet here
+    await next();
+    socket.write(Buffer.from([5, 2])); // name and password, please
+    const login = await next();
+    const name = login.subarray(2, 2 + login[1]).toString();
+    this.logins.push(`${name}:${login.subarray(3 + login[1]).toString()}`);
+    socket.write(Buffer.from([1, 0]));
+    const request = await next(); // 5, connect, 0, kind of address, address, port
+    const named = request[3] === 3;
+    const host = named ? request.subarray(5, 5 + request[4]).toString()
+      : [...request.subarray(4, 8)].join('.');
+    this.hosts.push(`${named ? 'name' : 'address'} ${host}`);
+    const onward = net.connect(request.readUInt16BE(request.length - 2), '127.0.0.1');
+    this.sockets.add(onward);
+    onward.on('error', () => socket.destroy());
+    await once(onward, 'connect');
+    socket.write(Buffer.from([5, 0, 0, 1, 0, 0, 0, 0, 0, 0]));
+    socket.pipe(onward).pipe(socket);
+  }
+
+  stop() {
+    for (const socket of this.sockets) socket.destroy();
+    this.server.close();
+  }
+}
+
 const LOGIN = `user:${encodeURIComponent(PASSWORD)}@`;
 let model;
 let plain;
@@ -143,6 +188,20 @@ for (const [name, secure, status] of [['a tunnel', true, 407], ['a tunnel', true
     assert.ok(!gw.stderr.includes('wrong'));
     const row = await gw.usageRow(reply.body.requestId);
     assert.deepEqual([row.retries, row.input_tokens, row.output_tokens], [0, 0, 0]);
+  });
+}
+
+for (const [scheme, host] of [['socks5h', 'name localhost'], ['socks5', 'address 127.0.0.1']]) {
+  test(`${scheme}, with a password`, LIMIT, async (t) => {
+    const socks = await Socks.start();
+    t.after(() => socks.stop());
+    const gw = await Gateway.start({ env: FAKE, test: t,
+      upstream: model.url.replace('127.0.0.1', 'localhost'),
+      config: { upstream: { ca_file: model.ca, http_version: '2',
+        proxy: `${scheme}://${LOGIN}127.0.0.1:${socks.server.address().port}` } } });
+    assert.equal((await gw.ask('hello')).response, 'w0 w1 w2');
+    assert.deepEqual(socks.logins, [`user:${PASSWORD}`]);
+    assert.deepEqual(socks.hosts, [host]);
   });
 }
 
