@@ -164,6 +164,21 @@ test('previous_response_id: a conversation, and two ways to go on from one place
   await assert.rejects(stranger.responses.retrieve(first.id), OpenAI.NotFoundError);
 });
 
+test('what is stored is what was said: system texts too, whoever began', LIMIT, async () => {
+  await up.script([say('A.'), say('B.'), say('C.')]);
+  const first = await ask([
+    { role: 'developer', content: 'Speak French.' }, { role: 'assistant', content: 'Bonjour.' },
+    { role: 'user', content: 'one' }], { instructions: 'Only now.' });
+  const second = await ask([{ role: 'system', content: 'And be brief.' }, { role: 'user', content: 'two' }],
+    { previous_response_id: first.id, instructions: 'Only then.' });
+  await ask('three', { previous_response_id: second.id });
+  const asked = (await up.requests()).map((r) => r.body);
+  assert.deepEqual(asked.map(system), [['Only now.', 'Speak French.'],
+    ['Only then.', 'Speak French.', 'And be brief.'], ['Speak French.', 'And be brief.']]);
+  assert.deepEqual(texts(asked[2]), [['assistant', 'Bonjour.'], ['user', 'one'], ['assistant', 'A.'],
+    ['user', 'two'], ['assistant', 'B.'], ['user', 'three']]);
+});
+
 test('a response is deleted, and what was built on it stays', LIMIT, async () => {
   await up.script([say('I am A.'), say('I am B.'), say('I am C.')]);
   const first = await ask('one');

@@ -125,14 +125,10 @@ static json_t *envelope(const json_t *object)
     return j;
 }
 
-/* The conversation is stored as its first message and all that was added to it. */
 static void store(struct call *c, const struct turn_result *r)
 {
-    const json_t *messages = c->req.base.messages;
-    AUTO(json_unref_p) json_t *added = json_array();
+    AUTO(json_unref_p) json_t *added = json_copy(c->req.kept);
     AUTO(json_unref_p) json_t *system = envelope(c->object);
-    for (size_t i = 1; i < json_array_size(messages); i++)
-        json_array_append(added, json_array_get(messages, i));
     if (json_array_size(r->message->content))
         json_array_append_new(
             added, json_pack("{s:s, s:O}", "role", "assistant", "content", r->message->content));
@@ -141,7 +137,6 @@ static void store(struct call *c, const struct turn_result *r)
         .conversation_id = r->cli_session_id,
         .revision = session_new_revision(c->session),
         .system = system,
-        .user = json_object_get(json_array_get(messages, 0), "content"),
         .added = added,
     };
     c->refs++;
