@@ -265,7 +265,7 @@ static int bootstrap(struct app *a)
         return 0;
     struct api_key key;
     struct new_key what = {.name = "first key", .user = "admin"};
-    new_key_defaults(a->conf, &key);
+    new_key_first(a->conf, &key);
     int rc = new_key_insert(a->loop, a->gw.db, &what, &key, a->first_key);
     api_key_release(&key);
     return rc;
@@ -682,10 +682,12 @@ static void print_banner(const struct app *a)
                "demo\nupstream, not from Claude. Set ANTHROPIC_API_KEY and start again to serve "
                "for real.\n");
     if (first)
-        printf("\nFirst start. Shown only now:\n"
-               "  administrator  admin / %s\n"
-               "  API key        %s\n",
-               a->admin_password, a->first_key);
+        printf(
+            "\nFirst start. Shown only now:\n"
+            "  administrator  admin / %s\n"
+            "  API key        %s\n"
+            "                 (yours: for answers of any length; others begin with fewer rights)\n",
+            a->admin_password, a->first_key);
     else if (a->opts->bootstrap)
         printf("\nThe first API key was shown at the first start. Make another with:\n"
                "  claudegate key create --name NAME\n");

@@ -25,6 +25,7 @@ const struct http_route api_routes[] = {
     {"POST", "/v1/chat/completions", SCOPE_KEY, DIALECT_OPENAI, openai_chat_completions},
     {"POST", "/v1/responses", SCOPE_KEY, DIALECT_OPENAI, openai_responses},
     {"GET", "/v1/responses/:id", SCOPE_KEY, DIALECT_OPENAI, openai_response_get},
+    {"DELETE", "/v1/responses/:id", SCOPE_KEY, DIALECT_OPENAI, openai_response_delete},
     {"GET", "/v1/models", SCOPE_KEY, DIALECT_CLIENT, api_models},
     {"GET", "/v1/models/:id", SCOPE_KEY, DIALECT_CLIENT, api_model},
 };

@@ -48,6 +48,9 @@ struct err {
     char upstream_type[40];        /* its error.type; "" = not upstream's */
     size_t upstream_at;            /* where in msg its own message begins */
     const char *anthropic_details; /* a constant: JSON for error.details there; NULL = none */
+    /* Its whole error object, JSON text; NULL = none. Borrowed: good while the callback that tells
+     * the error runs. */
+    const char *upstream_error;
 };
 
 struct err_info {

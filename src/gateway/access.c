@@ -273,8 +273,11 @@ int gateway_check_permissions(const struct api_key *key, struct chat_request *r,
     }
     int64_t at_least = r->max_tokens ? r->max_tokens : 1;
     if (perm->max_tokens >= 0 && at_least > perm->max_tokens) {
-        err_set(err, ERR_FORBIDDEN, "max tokens: this key allows at most %lld per request",
-                (long long)perm->max_tokens);
+        err_set(
+            err, ERR_FORBIDDEN,
+            "max tokens: this key allows at most %lld per request. The operator can raise that: "
+            "claudegate key set %s --max-tokens %lld",
+            (long long)perm->max_tokens, key->public_id, (long long)at_least);
         snprintf(err->field, sizeof(err->field), "max_tokens");
         return -1;
     }

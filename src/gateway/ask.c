@@ -5,6 +5,7 @@
 
 #include "core/clock.h"
 #include "upstream/client.h"
+#include "upstream/meter.h"
 #include "upstream/policy.h"
 
 #define ASK_TAG    TAG4('A', 'S', 'K', '_')
@@ -22,6 +23,7 @@ struct ask {
     struct target_walk walk;
     struct target *target;
     int status, retry_after_s, should_retry;
+    struct meter said; /* of an error */
 };
 
 static void send_question(struct ask *a);
@@ -61,32 +63,29 @@ static bool on_body(void *ctx, struct str bytes)
     return true;
 }
 
-static int refused(const struct ask *a, struct err *err)
+static int refused(struct ask *a, struct err *err)
 {
-    AUTO(json_unref_p)
-    json_t *j = json_loadb(buf_str(&a->answer).p, a->answer.len, JSON_ALLOW_NUL, NULL);
-    const json_t *said = json_object_get(j, "error");
-    struct str type = json_get_str(said, "type"), message = json_get_str(said, "message");
+    const struct meter *said = &a->said;
+    meter_error(&a->said, buf_str(&a->answer));
     if (a->status == 401 || a->status == 402 || a->status == 403) {
         err_set(err, ERR_UPSTREAM, "The upstream API refused this server's credential (%d)",
                 a->status);
         err->status = 502;
         return -1;
     }
-    err_set(err, ERR_UPSTREAM, "Upstream answered %d: %.*s", a->status,
-            (int)(message.len < 300 ? message.len : 300), message.p);
+    err_set(err, ERR_UPSTREAM, "Upstream answered %d: %s", a->status, said->error_message);
     err->status = a->status >= 400 ? a->status : 502;
     err->retry_after_s = a->retry_after_s;
     err->should_retry = a->should_retry;
-    if (type.len && message.len) {
-        snprintf(err->upstream_type, sizeof(err->upstream_type), "%.*s",
-                 (int)(type.len < 39 ? type.len : 39), type.p);
+    if (said->error_type[0] && said->error_message[0]) {
+        snprintf(err->upstream_type, sizeof(err->upstream_type), "%.39s", said->error_type);
         err->upstream_at = strlen("Upstream answered 000: ");
+        err->upstream_error = said->error_json[0] ? said->error_json : NULL;
     }
     return -1;
 }
 
-static int judge(const struct ask *a, const struct exchange_end *end, struct err *err)
+static int judge(struct ask *a, const struct exchange_end *end, struct err *err)
 {
     if (end->timed_out)
         return err_set(err, ERR_TIMEOUT, "The upstream API did not answer in time");
@@ -112,6 +111,7 @@ static bool ask_elsewhere(struct ask *a, const struct exchange_end *end)
         return false;
     buf_clear(&a->answer);
     a->status = a->retry_after_s = a->should_retry = 0;
+    a->said = (struct meter){.final = false};
     send_question(a);
     return true;
 }

@@ -84,12 +84,13 @@ void cache_name(const struct gateway *g, const char *key_id, const struct chat_r
     char text[HASH_TEXT];
     crypto_generichash_state state;
     AUTO(json_unref_p)
-    json_t *all = json_pack(
-        "{s:s, s:s, s:o, s:s, s:o, s:o, s:O?, s:O?, s:O?, s:o, s:o, s:o}", "format", FORMAT, "key",
-        key_id, "upstream", upstreams(g->conf), "kind", g->upstream_kind, "program",
-        text_or_null(g->cli_version), "model", text_or_null(r->model), "system", r->system,
-        "history", r->history, "content", r->content, "params", params_that_matter(r->params),
-        "version", text_or_null(r->version), "betas", text_or_null(r->betas));
+    json_t *all =
+        json_pack("{s:s, s:s, s:o, s:s, s:o, s:o, s:O?, s:O?, s:O?, s:O?, s:o, s:o, s:o}", "format",
+                  FORMAT, "key", key_id, "upstream", upstreams(g->conf), "kind", g->upstream_kind,
+                  "program", text_or_null(g->cli_version), "model", text_or_null(r->model),
+                  "system", r->system, "history", r->history, "content", r->content, "messages",
+                  r->messages, "params", params_that_matter(r->params), "version",
+                  text_or_null(r->version), "betas", text_or_null(r->betas));
     BUG_ON(!all || sodium_init() < 0);
     crypto_generichash_init(&state, NULL, 0, sizeof(hash));
     BUG_ON(json_dump_callback(all, hash_some, &state, JSON_COMPACT | JSON_SORT_KEYS) != 0);

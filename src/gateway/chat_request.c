@@ -2,7 +2,9 @@
  */
 #include "gateway/gateway.h"
 
-#define IMAGE_TOKENS 1600 /* for the reservation only; the real count comes from upstream */
+/* For the reservation only; the real count comes from upstream. */
+#define IMAGE_TOKENS    1600
+#define BYTES_PER_TOKEN 40 /* base64 of a document: about ten pages of text in 300 kB */
 
 void chat_request_free(struct chat_request *r)
 {
@@ -13,6 +15,7 @@ void chat_request_free(struct chat_request *r)
     json_decref(r->content);
     json_decref(r->params);
     json_decref(r->system);
+    json_decref(r->messages);
     free(r->betas);
     free(r->ignored);
     if (r->extra_free)
@@ -31,6 +34,8 @@ static int64_t estimate_tokens(const json_t *j)
         return (int64_t)json_string_length(j) / 4 + 1;
     if (json_is_object(j) && str_eq_c(json_get_str(j, "type"), "image"))
         return IMAGE_TOKENS;
+    if (json_is_object(j) && str_eq_c(json_get_str(j, "type"), "base64"))
+        return (int64_t)json_get_str(j, "data").len / BYTES_PER_TOKEN + 1;
     json_object_foreach((json_t *)(uintptr_t)j, key, v) sum += estimate_tokens(v);
     json_array_foreach(j, i, v) sum += estimate_tokens(v);
     return sum;
@@ -38,6 +43,7 @@ static int64_t estimate_tokens(const json_t *j)
 
 int64_t chat_request_tokens(const struct chat_request *r)
 {
-    return estimate_tokens(r->content) + estimate_tokens(r->history) + estimate_tokens(r->system) +
+    return estimate_tokens(r->content) + estimate_tokens(r->history) +
+           estimate_tokens(r->messages) + estimate_tokens(r->system) +
            estimate_tokens(json_object_get(r->params, "tools"));
 }

@@ -5,6 +5,8 @@
  * (NULL in the database, never 0), which a counter makes visible. */
 #include "gateway/gateway.h"
 
+#include "core/clock.h"
+#include "core/log.h"
 #include "metrics/metrics.h"
 
 #define RETRY_S 10
@@ -18,6 +20,11 @@ static struct metric unpriced_total = {
     .help = "Turns of a model without a price: their cost is unknown.",
     .type = METRIC_COUNTER,
     .labels = {"model"}};
+
+static struct metric unbilled_total = {
+    .name = "claudegate_usage_write_errors_total",
+    .help = "Usage rows the journal's disk refused; they wait in memory.",
+    .type = METRIC_COUNTER};
 
 void gateway_price(const struct gateway *g, struct usage_row *row, const char *answered)
 {
@@ -63,4 +70,30 @@ int gateway_check_journal(const struct gateway *g, struct err *err)
             "billed");
     err->retry_after_s = RETRY_S;
     return -1;
+}
+
+void gateway_begin_row(struct usage_row *row, const struct http_req *http,
+                       const struct auth_key *key, const char *model)
+{
+    snprintf(row->request_id, sizeof(row->request_id), "%s", http_req_id(http));
+    snprintf(row->api_key_id, sizeof(row->api_key_id), "%s", key->key.id);
+    snprintf(row->endpoint, sizeof(row->endpoint), "%s", http_req_route(http));
+    snprintf(row->method, sizeof(row->method), "%s", http_req_method(http));
+    snprintf(row->model, sizeof(row->model), "%s", model);
+    row->timestamp = clock_wall_ms();
+    row->cost_nano = PRICE_UNKNOWN;
+}
+
+void gateway_end_row(const struct gateway *g, struct usage_row *row, const struct err *err)
+{
+    struct err why;
+    row->status_code = err ? err_status(err) : 200;
+    if (err)
+        snprintf(row->error, sizeof(row->error), "%s: %s", err_info(err->code)->name, err->msg);
+    str_end_utf8(row->error); /* it may have been cut, and PostgreSQL takes whole characters only */
+    if (journal_append(g->journal, row, &why) == 0)
+        return;
+    metric_add(&unbilled_total, 1);
+    log_error("usage row could not be written to the journal, it waits in memory",
+              LF_S("request_id", row->request_id), LF_S("error", why.msg));
 }

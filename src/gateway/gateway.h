@@ -70,9 +70,13 @@ enum chat_profile {
 };
 
 struct chat_request {
-    char *model;        /* NULL: the session's, or the configured default */
-    json_t *history;    /* array of {"role","content"}; NULL with a session */
-    json_t *content;    /* the live user message: array of blocks */
+    char *model;     /* NULL: the session's, or the configured default */
+    json_t *history; /* array of {"role","content"}; NULL with a session */
+    json_t *content; /* the live user message: array of blocks */
+    /* Array: the conversation as upstream shall see it, where the claude program cannot be told it;
+     * it then gets history and content, which say nothing. NULL = they are the conversation, as
+     * they must be with a session. */
+    json_t *messages;
     json_t *params;     /* keys for the upstream request */
     json_t *system;     /* string or array of blocks; NULL = none (with a session: keep its own) */
     int64_t max_tokens; /* 0 = not given: the key's limit */
@@ -84,6 +88,8 @@ struct chat_request {
     enum chat_profile profile;
     bool with_session;             /* an agent needs one */
     char session_id[ID_UUID_SIZE]; /* "" = a new one */
+    char kept_as[ID_UUID_SIZE];    /* without: the session in which the dialect itself will store
+                                      the answer, for the usage row; "" = none */
     void *extra;                   /* the dialect's own; freed with the request */
     void (*extra_free)(void *extra);
 };
@@ -154,6 +160,11 @@ MUST_USE int gateway_estimate_cost(const struct gateway *g, const struct api_key
                                    int64_t *ret_nano, struct err *err);
 /* ERR_UNAVAILABLE: the journal's disk is full, and the policy is to refuse. */
 MUST_USE int gateway_check_journal(const struct gateway *g, struct err *err);
+/* What a usage row knows of its request from the start; the cost is unknown. */
+void gateway_begin_row(struct usage_row *row, const struct http_req *http,
+                       const struct auth_key *key, const char *model);
+/* Its end: status and error (NULL: 200), then into the journal. */
+void gateway_end_row(const struct gateway *g, struct usage_row *row, const struct err *err);
 
 /* affinity.c: history: the messages before r->content, NULL = none. Never 0. */
 uint64_t gateway_affinity(const char *key_id, const struct chat_request *r, const json_t *history);

@@ -88,10 +88,6 @@ static struct metric limited_total = {.name = "claudegate_limited_total",
                                       .help = "Requests refused by a limit of their key.",
                                       .type = METRIC_COUNTER,
                                       .labels = {"code"}};
-static struct metric unbilled_total = {
-    .name = "claudegate_usage_write_errors_total",
-    .help = "Usage rows the journal's disk refused; they wait in memory.",
-    .type = METRIC_COUNTER};
 
 static const char *const state_names[] = {"new",    "admitting", "looking", "loading",
                                           "queued", "running",   "saving",  "settled"};
@@ -168,16 +164,6 @@ static void log_settled(const struct job *j, const struct err *err)
               LF_S("error", err ? err->msg : ""), LF_END);
 }
 
-static void write_usage(struct job *j)
-{
-    struct err err;
-    if (journal_append(j->g->journal, &j->usage, &err) != 0) {
-        metric_add(&unbilled_total, 1);
-        log_error("usage row could not be written to the journal, it waits in memory",
-                  LF_S("request_id", j->usage.request_id), LF_S("error", err.msg));
-    }
-}
-
 /* What a killed server would leave of this turn: written before anything of it is answered, kept
  * up to date for nothing (it is memory), and thrown away once the true row is in the journal. */
 static void note_progress(struct job *j, const json_t *event)
@@ -223,16 +209,14 @@ static void settle(struct job *j, const struct err *err)
     set_state(j, JOB_SETTLED);
     u->response_time_ms = (clock_mono_us() - j->start_us) / 1000;
     u->ttft_ms = j->first_us ? (j->first_us - j->start_us) / 1000 : -1;
-    u->status_code = err ? err_status(err) : 200;
-    if (err)
-        snprintf(u->error, sizeof(u->error), "%s: %s", err_info(err->code)->name, err->msg);
-    str_end_utf8(u->error); /* it may have been cut, and PostgreSQL takes whole characters only */
+    if (err && j->req->kept_as[0])
+        u->session_id[0] = '\0'; /* nothing will be stored there */
     gateway_price(g, u, j->answered);
     int64_t cost = u->cost_nano < 0 ? 0 : u->cost_nano;
     limit_settle(g->limits, &j->ticket, usage_counted_tokens(u), cost);
     if (j->http)
         http_req_set_logged(j->http);
-    write_usage(j);
+    gateway_end_row(g, u, err);
     inflight_end(g->inflight, j->slot);
     count_usage(j, err ? err_info(err->code)->name : "ok");
     log_settled(j, err);
@@ -435,11 +419,14 @@ static void start_turn(struct job *j)
                               .content = r->content,
                               .params = r->params,
                               .system = system,
+                              .messages = r->messages,
                               .exact = r->exact,
                               .betas = r->betas,
                               .version = r->version,
-                              .affinity =
-                                  gateway_affinity(j->key->key.id, r, s ? s->messages : r->history),
+                              .affinity = gateway_affinity(j->key->key.id, r,
+                                                           s             ? s->messages
+                                                           : r->messages ? r->messages
+                                                                         : r->history),
                               .holds = have ? holds : NULL,
                               .will_hold = will_hold};
     AUTO(free_charp) char *workspace = NULL;
@@ -711,13 +698,8 @@ static struct job *new_job(struct gateway *g, struct http_req *http, struct chat
     j->slot = INFLIGHT_NONE;
     j->start_us = http_req_start_us(http);
     j->last_us = clock_mono_us();
-    snprintf(u->request_id, sizeof(u->request_id), "%s", http_req_id(http));
-    snprintf(u->api_key_id, sizeof(u->api_key_id), "%s", j->key->key.id);
-    snprintf(u->endpoint, sizeof(u->endpoint), "%s", http_req_route(http));
-    snprintf(u->method, sizeof(u->method), "%s", http_req_method(http));
-    snprintf(u->model, sizeof(u->model), "%s", req->model ? req->model : "");
-    u->timestamp = clock_wall_ms();
-    u->cost_nano = PRICE_UNKNOWN;
+    gateway_begin_row(u, http, j->key, req->model ? req->model : "");
+    memcpy(u->session_id, req->kept_as, sizeof(req->kept_as));
     const char *client_id = http_req_client_id(http);
     snprintf(j->peer, sizeof(j->peer), "%s", http_req_peer(http));
     snprintf(j->client_request_id, sizeof(j->client_request_id), "%s", client_id ? client_id : "");

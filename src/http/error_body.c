@@ -63,11 +63,17 @@ static void anthropic_body(const char *request_id, const struct err *err, struct
 {
     const char *type =
         err->upstream_type[0] ? err->upstream_type : err_info(meaning(err))->anthropic_type;
-    add_member(out, "{\"type\":\"error\",\"error\":{\"type\":", type);
-    add_member(out, ",\"message\":", err_upstream_msg(err));
-    if (err->anthropic_details)
-        buf_printf(out, ",\"details\":%s", err->anthropic_details);
-    add_member(out, "},\"request_id\":", request_id);
+    buf_adds(out, "{\"type\":\"error\",\"error\":");
+    if (err->upstream_error) {
+        buf_adds(out, err->upstream_error);
+    } else {
+        add_member(out, "{\"type\":", type);
+        add_member(out, ",\"message\":", err_upstream_msg(err));
+        if (err->anthropic_details)
+            buf_printf(out, ",\"details\":%s", err->anthropic_details);
+        buf_addc(out, '}');
+    }
+    add_member(out, ",\"request_id\":", request_id);
     buf_adds(out, "}");
 }
 

@@ -68,6 +68,7 @@ struct turn_request {   /* strings are copied, JSON values referenced */
     json_t *content; /* the live user message: array of content blocks */
     json_t *params;  /* see struct relay_turn, and the next ones, too */
     json_t *system;
+    json_t *messages;
     bool exact;
     const char *version; /* a static string */
     const char *betas;

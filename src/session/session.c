@@ -199,7 +199,8 @@ void session_commit(struct session *s, const struct session_turn *turn, store_do
     s->system = system;
     snprintf(s->conversation_id, sizeof(s->conversation_id), "%s", turn->conversation_id);
     s->agent |= turn->agent;
-    append_message(s, "user", turn->user);
+    if (turn->user)
+        append_message(s, "user", turn->user);
     if (turn->added)
         json_array_extend(s->messages, turn->added);
     else if (json_array_size(turn->assistant) > 0)

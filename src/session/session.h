@@ -79,7 +79,8 @@ struct session_turn {
     uint64_t revision;        /* from session_new_revision() */
     json_t *system;           /* string or NULL; referenced */
     json_t *user, *assistant; /* content arrays; referenced. An empty answer leaves no message */
-    json_t *added; /* instead of assistant: array of messages, {"role","content"}; referenced */
+    json_t *added; /* instead of assistant: array of messages, {"role","content"}; referenced. With
+                      user NULL they are all of the turn */
     bool agent;    /* of a session's first turn: it stays so */
 };
 /* Appends a finished turn and saves the row. done always runs, later. ERR_SESSION_BUSY: another

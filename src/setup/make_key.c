@@ -42,6 +42,12 @@ void new_key_defaults(const struct conf *conf, struct api_key *key)
         free(models[i]);
 }
 
+void new_key_first(const struct conf *conf, struct api_key *key)
+{
+    new_key_defaults(conf, key);
+    key->permissions.max_tokens = -1;
+}
+
 struct lookup {
     struct setup_wait wait;
     char id[ID_UUID_SIZE];

@@ -17,6 +17,9 @@ struct new_key {
 
 /* Limits and permissions from the settings keys.*, priority 1; the rest of *key is zeroed. */
 void new_key_defaults(const struct conf *conf, struct api_key *key);
+/* The very first key is the operator's own: it may ask for answers of any length, because that is
+ * what SDKs and the claude program as a client do by themselves. */
+void new_key_first(const struct conf *conf, struct api_key *key);
 void new_key_set_models(struct api_key *key, char *const *models); /* copied, NULL-terminated */
 /* Blocking. Fills in what is missing and inserts. -1 after having printed why not. */
 MUST_USE int new_key_insert(struct loop *loop, struct db *db, const struct new_key *what,

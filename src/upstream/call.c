@@ -435,6 +435,16 @@ static bool try_again(struct call *call)
     return policy_may_differ(status) && call->should_retry >= 0 && call->may_pass && back_off(call);
 }
 
+/* What upstream said of its error, to the turn. */
+static void tell_error(struct call *call)
+{
+    struct relay_turn *turn = call->turn;
+    const struct meter *m = &call->meter;
+    snprintf(turn->error_type, sizeof(turn->error_type), "%s", m->error_type);
+    snprintf(turn->error_message, sizeof(turn->error_message), "%s", m->error_message);
+    snprintf(turn->error_json, sizeof(turn->error_json), "%s", m->error_json);
+}
+
 static void note_error(struct call *call)
 {
     struct relay_turn *turn = call->turn;
@@ -442,10 +452,8 @@ static void note_error(struct call *call)
     turn->status = call->status;
     turn->retry_after_s = call->retry_after_s;
     turn->should_retry = call->should_retry;
-    snprintf(turn->error_type, sizeof(turn->error_type), "%s", call->meter.error_type);
-    if (call->meter.error_message[0])
-        snprintf(turn->error_message, sizeof(turn->error_message), "%s", call->meter.error_message);
-    else
+    tell_error(call);
+    if (!call->meter.error_message[0])
         snprintf(turn->error_message, sizeof(turn->error_message),
                  "the upstream API answered with HTTP %d", call->status);
 }
@@ -571,8 +579,7 @@ static bool on_event(void *ctx, struct str name, struct str data, struct buf *re
         call->content = call->content || !str_eq_c(name, "ping");
         return changed;
     }
-    snprintf(turn->error_type, sizeof(turn->error_type), "%s", call->meter.error_type);
-    snprintf(turn->error_message, sizeof(turn->error_message), "%s", call->meter.error_message);
+    tell_error(call);
     if (call->ex) /* else it is over: its last event came without an end */
         exchange_judge(call->ex, policy_status_of(call->meter.error_type));
     if (!call->begun && !call->content && !call->early_error) {
@@ -722,14 +729,15 @@ static int pick_body(struct call *call, struct err *err)
     struct evbuffer *in = evhttp_request_get_input_buffer(call->req);
     const struct relay_turn *turn = call->turn;
     call->body = str_n((const char *)evbuffer_pullup(in, -1), evbuffer_get_length(in));
-    if (!json_object_size(turn->params) && !json_array_size(turn->system) && !turn->exact)
+    if (!json_object_size(turn->params) && !json_array_size(turn->system) && !turn->messages &&
+        !turn->exact)
         return 0;
-    const json_t *params = turn->params, *system = turn->system;
-    struct buf *out = &call->rewritten;
-    int rc = turn->exact
-                 ? rewrite_request_exact(call->body, params, system, turn->last_mark, out, err)
-                 : rewrite_request(call->body, params, system, out, err);
-    if (rc != 0)
+    struct rewrite_opts how = {.params = turn->params,
+                               .system = turn->system,
+                               .messages = turn->messages,
+                               .exact = turn->exact,
+                               .last_mark = turn->last_mark};
+    if (rewrite_request(call->body, &how, &call->rewritten, err) != 0)
         return -1;
     evbuffer_drain(in, evbuffer_get_length(in));
     call->body = buf_str(&call->rewritten);

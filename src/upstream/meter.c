@@ -169,6 +169,8 @@ void meter_error(struct meter *m, struct str body)
         return;
     copy_text(m->error_type, sizeof(m->error_type), json_get_str(error, "type"));
     copy_text(m->error_message, sizeof(m->error_message), json_get_str(error, "message"));
+    size_t n = json_dumpb(error, m->error_json, sizeof(m->error_json) - 1, JSON_COMPACT);
+    m->error_json[n < sizeof(m->error_json) ? n : 0] = '\0';
 }
 
 int64_t meter_output(const struct meter *m)

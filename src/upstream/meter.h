@@ -15,6 +15,7 @@ struct meter {
     char stop_reason[40];
     char error_type[48];
     char error_message[300];
+    char error_json[4096]; /* the whole object; "" = none, or longer */
 };
 
 /* One event of a stream. True: `ret_data` must replace its data, because it told a stop reason

@@ -48,6 +48,8 @@ struct upstream_opts {
 struct upstream *upstream_new(struct loop *loop, const struct upstream_opts *opts, struct err *err);
 void upstream_free(struct upstream *up);
 
+#define RELAY_ERROR_MAX 4096
+
 /* What one turn wants changed in the upstream request, and what upstream told about it. Owned by
  * the caller, zeroed but for what goes in; must outlive the turn (until relay_end_turn), which
  * adds what is still missing. Calls to count_tokens leave no trace here but in `calls`. */
@@ -57,6 +59,8 @@ struct relay_turn {
         *params;            /* object, keys set in the request's top level (temperature,
                                max_tokens, stop_sequences, ...); a null value removes the key; NULL = none */
     json_t *system;         /* array of blocks appended to the request's `system`; NULL = none */
+    json_t *messages;       /* array: the conversation that upstream gets, whatever the CLI was
+                               told; NULL = the CLI's. Only /v1/messages, nothing else */
     bool exact;             /* the cache marks of the client instead of the CLI's own */
     json_t *last_mark;      /* with exact: that of the question's last block; NULL = none */
     const char *version;    /* the header anthropic-version instead of the CLI's; NULL = that */
@@ -84,6 +88,7 @@ struct relay_turn {
     char upstream_request_id[64];
     char error_type[48]; /* error.type and error.message of the last non-2xx or `event: error` */
     char error_message[300];
+    char error_json[RELAY_ERROR_MAX]; /* the whole `error` object; "" = none, or too long */
     enum {
         RELAY_OK,
         RELAY_UNREACHABLE,

@@ -14,6 +14,7 @@
 
 #define MAX_MARKERS 4
 #define MARK_KEY    ",\"cache_control\":"
+#define MARKED_END  "}]}]"
 
 struct lexer {
     const char *p, *end;
@@ -199,25 +200,63 @@ static void write_unmarked(struct buf *out, struct str text)
 }
 
 /* The claude program's mark is the very end of the last block, which is the end of the array. */
-static void write_messages(struct buf *out, struct str text, const json_t *last_mark)
+static bool find_own_mark(struct str text, struct str *ret_before, struct str *ret_mark)
 {
-    static const char end[] = "}]}]";
     const char *hit = NULL, *next = text.p;
-    struct str value;
     while (
         (next = memmem(next, (size_t)(text.p + text.len - next), MARK_KEY, sizeof(MARK_KEY) - 1)))
         hit = next++;
     struct lexer lx = {hit ? hit + sizeof(MARK_KEY) - 1 : text.p + text.len, text.p + text.len};
-    if (!hit || !read_value(&lx, &value) || !str_eq_c(str_n(lx.p, (size_t)(lx.end - lx.p)), end)) {
+    if (!hit || !read_value(&lx, ret_mark) ||
+        !str_eq_c(str_n(lx.p, (size_t)(lx.end - lx.p)), MARKED_END))
+        return false;
+    *ret_before = str_n(text.p, (size_t)(hit - text.p));
+    return true;
+}
+
+static void write_messages(struct buf *out, struct str text, const json_t *last_mark)
+{
+    struct str before, mark;
+    if (!find_own_mark(text, &before, &mark)) {
         buf_addstr(out, text);
         return;
     }
-    buf_add(out, text.p, (size_t)(hit - text.p));
+    buf_addstr(out, before);
     if (last_mark) {
         buf_adds(out, MARK_KEY);
         write_json(out, last_mark);
     }
-    buf_adds(out, end);
+    buf_adds(out, MARKED_END);
+}
+
+/* Thoughts take no mark. */
+static bool may_be_marked(const json_t *block)
+{
+    struct str type = json_get_str(block, "type");
+    return !str_eq_c(type, "thinking") && !str_eq_c(type, "redacted_thinking") &&
+           json_is_object(block) && !json_object_get(block, "cache_control");
+}
+
+static json_t *copy_of_last(json_t *array)
+{
+    size_t n = json_array_size(array);
+    json_t *copy = n ? json_copy(json_array_get(array, n - 1)) : NULL;
+    if (copy)
+        json_array_set_new(array, n - 1, copy);
+    return copy;
+}
+
+/* A copy with the mark on the last block, where one can be; the rest is shared. */
+static json_t *mark_last(const json_t *messages, json_t *mark)
+{
+    json_t *all = json_copy((json_t *)(uintptr_t)messages);
+    json_t *last = copy_of_last(all), *content = json_copy(json_object_get(last, "content"));
+    json_t *block = json_is_array(content) ? copy_of_last(content) : NULL;
+    if (may_be_marked(block))
+        json_object_set(block, "cache_control", mark);
+    if (content)
+        json_object_set_new(last, "content", content);
+    return all;
 }
 
 /* The system blocks to add, as the inside of a JSON array. */
@@ -262,31 +301,36 @@ static int write_old_system(struct buf *out, struct str old, bool exact, struct 
 }
 
 struct rewrite {
-    const json_t *params, *system;
+    struct rewrite_opts how; /* system and messages: NULL when there are none to write */
     struct buf *out;
     struct str body, old_system;
-    bool first; /* nothing was written yet */
-    bool exact; /* see rewrite_request_exact() */
-    const json_t *last_mark;
+    struct str own_mark; /* the program's, in place of which `messages` may have one; "" = none */
+    bool first;          /* nothing was written yet */
 };
 
 /* Copies the member, unless it is replaced. */
 static int pass_member(struct rewrite *rw, const struct member *m, struct err *err)
 {
+    const struct rewrite_opts *how = &rw->how;
     AUTO(json_unref_p) json_t *holder = NULL;
-    struct str key;
+    struct str key, before;
     if (!decode_key(m->key, &holder, &key))
         return err_set(err, ERR_INVALID, "the request body has a key that is not a string");
-    if (json_object_getn(rw->params, key.p, key.len))
+    if (json_object_getn(how->params, key.p, key.len))
         return 0;
-    if (rw->system && str_eq_c(key, "system")) {
+    if (how->system && str_eq_c(key, "system")) {
         rw->old_system = m->value;
         return 0;
     }
+    if (how->messages && str_eq_c(key, "messages")) {
+        if (!how->exact && !find_own_mark(m->value, &before, &rw->own_mark))
+            rw->own_mark = STR("");
+        return 0;
+    }
     write_key(rw->out, m->key, &rw->first);
-    if (rw->exact && str_eq_c(key, "messages"))
-        write_messages(rw->out, m->value, rw->last_mark);
-    else if (rw->exact && str_eq_c(key, "system"))
+    if (how->exact && str_eq_c(key, "messages"))
+        write_messages(rw->out, m->value, how->last_mark);
+    else if (how->exact && str_eq_c(key, "system"))
         write_unmarked(rw->out, m->value);
     else
         buf_addstr(rw->out, m->value);
@@ -345,9 +389,9 @@ static void add_params(struct rewrite *rw)
 {
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)(uintptr_t)rw->params, key, value)
+    json_object_foreach((json_t *)(uintptr_t)rw->how.params, key, value)
     {
-        if (json_is_null(value) || (rw->system && strcmp(key, "system") == 0))
+        if (json_is_null(value) || (rw->how.system && strcmp(key, "system") == 0))
             continue;
         AUTO(json_unref_p) json_t *name = json_string(key);
         BUG_ON(!name);
@@ -361,7 +405,8 @@ static void add_params(struct rewrite *rw)
 
 static int add_system(struct rewrite *rw, struct err *err)
 {
-    const json_t *base = json_object_get(rw->params, "system");
+    const struct rewrite_opts *how = &rw->how;
+    const json_t *base = json_object_get(how->params, "system");
     AUTO(buf_release) struct buf text;
     buf_init(&text, rw->out->max);
     if (base) {
@@ -370,45 +415,39 @@ static int add_system(struct rewrite *rw, struct err *err)
     }
     write_key(rw->out, STR("\"system\""), &rw->first);
     buf_addc(rw->out, '[');
-    if (write_old_system(rw->out, rw->old_system, rw->exact, err) != 0)
+    if (write_old_system(rw->out, rw->old_system, how->exact, err) != 0)
         return -1;
-    write_blocks(rw->out, rw->system, rw->body, rw->exact);
+    write_blocks(rw->out, how->system, rw->body, how->exact);
     buf_addc(rw->out, ']');
     return 0;
 }
 
-static int rewrite(struct rewrite *rw, struct err *err)
+/* Every digit of a number is kept, and nothing is written twice: they may be many megabytes. */
+static void add_messages(struct rewrite *rw)
 {
-    rw->old_system = STR("");
-    rw->first = true;
-    if (json_array_size(rw->system) == 0)
-        rw->system = NULL;
-    if (pass_members(rw, err) != 0)
-        return -1;
-    add_params(rw);
-    if (rw->system && add_system(rw, err) != 0)
-        return -1;
-    buf_adds(rw->out, rw->first ? "{}" : "}");
-    if (!buf_ok(rw->out))
-        return err_set(err, ERR_TOO_LARGE, "the request body is too large");
-    return 0;
+    AUTO(json_unref_p)
+    json_t *mark = rw->own_mark.len ? json_loadb(rw->own_mark.p, rw->own_mark.len, 0, NULL) : NULL;
+    AUTO(json_unref_p) json_t *marked = mark ? mark_last(rw->how.messages, mark) : NULL;
+    write_key(rw->out, STR("\"messages\""), &rw->first);
+    json_write(rw->out, marked ? marked : rw->how.messages);
 }
 
-int rewrite_request(struct str body, const json_t *params, const json_t *system, struct buf *out,
+int rewrite_request(struct str body, const struct rewrite_opts *how, struct buf *out,
                     struct err *err)
 {
-    struct rewrite rw = {.params = params, .system = system, .out = out, .body = body};
-    return rewrite(&rw, err);
-}
-
-int rewrite_request_exact(struct str body, const json_t *params, const json_t *system,
-                          const json_t *last_mark, struct buf *out, struct err *err)
-{
-    struct rewrite rw = {.params = params,
-                         .system = system,
-                         .out = out,
-                         .body = body,
-                         .exact = true,
-                         .last_mark = last_mark};
-    return rewrite(&rw, err);
+    struct rewrite rw = {.how = *how, .out = out, .body = body, .first = true};
+    rw.old_system = rw.own_mark = STR("");
+    if (json_array_size(how->system) == 0)
+        rw.how.system = NULL;
+    if (pass_members(&rw, err) != 0)
+        return -1;
+    add_params(&rw);
+    if (rw.how.system && add_system(&rw, err) != 0)
+        return -1;
+    if (rw.how.messages)
+        add_messages(&rw);
+    buf_adds(out, rw.first ? "{}" : "}");
+    if (!buf_ok(out))
+        return err_set(err, ERR_TOO_LARGE, "the request body is too large");
+    return 0;
 }

@@ -486,7 +486,7 @@ test('permissions: models, streaming, tokens', LIMIT, async () => {
     [{ model: 'xclaude-sonnet-4-5' }, 403, /^model: /],
     [{ model: 'CLAUDE-SONNET-4-5' }, 403, /^model: /],
     [{ stream: true }, 403, /^stream: this key may not stream$/],
-    [{ maxTokens: 51 }, 403, /^max.?tokens: this key allows at most 50 per request$/i],
+    [{ maxTokens: 51 }, 403, /^max.?tokens: this key allows at most 50 per request\. The operator can raise that: claudegate key set \S+ --max-tokens 51$/i],
   ]) {
     const reply = await gw.chat({ message: 'hello', ...body }, { key });
     assert.equal(reply.status, status, `${JSON.stringify(body)}: ${reply.text}`);

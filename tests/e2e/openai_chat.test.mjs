@@ -180,6 +180,17 @@ test('a whole conversation with images', LIMIT, async () => {
   assert.deepEqual(asked.messages.map((m) => m.role), ['user', 'assistant', 'user']);
 });
 
+test('90 images, over a conversation', LIMIT, async () => {
+  const png = { type: 'image_url', image_url: { url: `data:image/png;base64,${PNG}` } };
+  const half = Array.from({ length: 45 }, () => png);
+  await client.chat.completions.create({ model: MODEL, messages: [
+    { role: 'user', content: half }, { role: 'assistant', content: 'yes' }, { role: 'user', content: half }] });
+  const asked = await only();
+  assert.deepEqual(asked.messages.map((m) => m.content.length), [45, 1, 45]);
+  assert.ok(asked.messages[0].content.every((b) => b.source.data === PNG && !b.cache_control));
+  assert.equal(asked.messages[2].content.at(-1).cache_control.type, 'ephemeral');
+});
+
 // --- tools -----------------------------------------------------------------------------------
 
 test('tool calls, whole and streamed, and their results', LIMIT, async () => {

@@ -1,5 +1,6 @@
 // POST /v1/responses with the openai package, the real claude program and the stand-in.
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import { after, before, beforeEach, test } from 'node:test';
 
 import OpenAI from 'openai';
@@ -7,7 +8,7 @@ import { zodTextFormat } from 'openai/helpers/zod';
 import { z } from 'zod';
 
 import { system, texts } from './lib/asked.mjs';
-import { Gateway } from './lib/gateway.mjs';
+import { eventually, Gateway } from './lib/gateway.mjs';
 import { Upstream } from './lib/upstream.mjs';
 
 const LIMIT = { timeout: 60_000 };
@@ -161,6 +162,100 @@ test('previous_response_id: a conversation, and two ways to go on from one place
     model: MODEL, input: 'x', previous_response_id: first.id,
   }), (e) => e.code === 'previous_response_not_found');
   await assert.rejects(stranger.responses.retrieve(first.id), OpenAI.NotFoundError);
+});
+
+test('what is stored is what was said: system texts too, whoever began', LIMIT, async () => {
+  await up.script([say('A.'), say('B.'), say('C.')]);
+  const first = await ask([
+    { role: 'developer', content: 'Speak French.' }, { role: 'assistant', content: 'Bonjour.' },
+    { role: 'user', content: 'one' }], { instructions: 'Only now.' });
+  const second = await ask([{ role: 'system', content: 'And be brief.' }, { role: 'user', content: 'two' }],
+    { previous_response_id: first.id, instructions: 'Only then.' });
+  await ask('three', { previous_response_id: second.id });
+  const asked = (await up.requests()).map((r) => r.body);
+  assert.deepEqual(asked.map(system), [['Only now.', 'Speak French.'],
+    ['Only then.', 'Speak French.', 'And be brief.'], ['Speak French.', 'And be brief.']]);
+  assert.deepEqual(texts(asked[2]), [['assistant', 'Bonjour.'], ['user', 'one'], ['assistant', 'A.'],
+    ['user', 'two'], ['assistant', 'B.'], ['user', 'three']]);
+});
+
+test('a response is deleted, and what was built on it stays', LIMIT, async () => {
+  await up.script([say('I am A.'), say('I am B.'), say('I am C.')]);
+  const first = await ask('one');
+  const second = await ask('two', { previous_response_id: first.id });
+  const { key } = await gw.createKey();
+  const stranger = new OpenAI({ baseURL: `${gw.url}/v1`, apiKey: key, maxRetries: 0 });
+  await assert.rejects(stranger.responses.delete(first.id), OpenAI.NotFoundError);
+  const { status, body } = await gw.request('DELETE', `/v1/responses/${first.id}`, {
+    headers: { authorization: `Bearer ${client.apiKey}` },
+  });
+  assert.equal(status, 200);
+  assert.deepEqual(body, { id: first.id, object: 'response', deleted: true });
+  await assert.rejects(client.responses.retrieve(first.id), OpenAI.NotFoundError);
+  for (const id of [first.id, 'resp_x', `resp_${'0'.repeat(32)}`]) {
+    await assert.rejects(client.responses.delete(id), (e) => {
+      assert.ok(e instanceof OpenAI.NotFoundError);
+      assert.deepEqual([e.type, e.param], ['invalid_request_error', null]);
+      assert.ok(e.message.includes(id));
+      return true;
+    });
+  }
+  await assert.rejects(ask('x', { previous_response_id: first.id }), (e) =>
+    e.code === 'previous_response_not_found');
+  assert.equal((await ask('three', { previous_response_id: second.id })).output_text, 'I am C.');
+  assert.deepEqual(texts((await up.requests())[2].body).map(([, t]) => t),
+    ['one', 'I am A.', 'two', 'I am B.', 'three']);
+  await client.responses.delete(second.id);
+});
+
+test('a session of the native API is no response', LIMIT, async () => {
+  const headers = { authorization: `Bearer ${client.apiKey}` };
+  const { body } = await gw.request('POST', '/api/chat', { body: { message: 'hello' }, headers });
+  const path = `/api/sessions/${body.sessionId}`;
+  assert.equal((await gw.request('GET', path, { headers })).status, 200);
+  const id = `resp_${body.sessionId.replaceAll('-', '')}`;
+  await assert.rejects(client.responses.delete(id), OpenAI.NotFoundError);
+  await assert.rejects(client.responses.retrieve(id), OpenAI.NotFoundError);
+  assert.equal((await gw.request('GET', path, { headers })).status, 200);
+});
+
+test('a usage row names the stored response', LIMIT, async () => {
+  const { key, id } = await gw.createKey();
+  const own = new OpenAI({ baseURL: `${gw.url}/v1`, apiKey: key, maxRetries: 0 });
+  await up.script([say('a'), say('b'), { status: 400, error: { type: 'invalid_request_error', message: 'no' } }]);
+  const stored = await own.responses.create({ model: MODEL, input: 'x' });
+  await own.responses.create({ model: MODEL, input: 'x', store: false });
+  await assert.rejects(own.responses.create({ model: MODEL, input: 'x' }));
+  const rows = await eventually(async () => {
+    const all = (await gw.usageRows()).filter((row) => row.api_key_id === id);
+    return all.length === 3 && all;
+  }, { what: 'three rows' });
+  const named = rows.filter((row) => row.session_id);
+  assert.deepEqual(named.map((row) => `resp_${row.session_id.replaceAll('-', '')}`), [stored.id]);
+  assert.equal(Number(named[0].status_code), 200);
+});
+
+test('a large picture, again in what is built on it', LIMIT, async () => {
+  const data = randomBytes(4 << 20).toString('base64');
+  const image = { type: 'image', source: { type: 'base64', media_type: 'image/png', data } };
+  const mark = { cache_control: { type: 'ephemeral' } };
+  const first = await ask([{ role: 'user', content: [
+    { type: 'input_image', image_url: `data:image/png;base64,${data}` }, { type: 'input_text', text: 'what is it?' }] }],
+  { instructions: 'Be brief.' });
+  await ask('and now?', { previous_response_id: first.id });
+  const asked = await up.requests();
+  assert.equal(asked.length, 2);
+  assert.deepEqual(asked[0].body.messages.map((m) => m.content.map(({ cache_control: _, ...b }) => b)),
+    [[image, text('what is it?')]]);
+  assert.deepEqual(asked[1].body.messages.map((m) => m.content.length), [2, 1, 1]);
+  assert.deepEqual(asked[1].body.messages[0].content, [image, text('what is it?')]);
+  assert.equal(asked[1].body.messages[2].content[0].text, 'and now?');
+  for (const { body } of asked) { // it is cached by itself, as other conversations are
+    const { cache_control: given } = body.messages.at(-1).content.at(-1);
+    assert.equal(given?.type, mark.cache_control.type);
+    assert.equal(JSON.stringify(body.messages).split('"cache_control"').length, 2);
+  }
+  assert.deepEqual(system(asked[0].body), ['Be brief.']);
 });
 
 test('function calls over two rounds, by id and without a stored response', LIMIT, async () => {

@@ -359,6 +359,28 @@ test('demo mode: says so everywhere, and the printed command works', LIMIT, asyn
   assert.equal(statSync(demo.dataDir).mode & 0o077, 0);
 });
 
+test('the first key takes answers of any length: the claude program is a client of it as it is', LIMIT, async (t) => {
+  const demo = await Gateway.start({
+    claude: 'real', upstream: null, args: ['--bootstrap', '--demo'], test: t,
+  });
+  const [, key] = /API key +(\S+)/.exec(demo.stdout);
+  const { body: me } = await demo.request('GET', '/api/me', { headers: { authorization: `Bearer ${key}` } });
+  assert.equal(me.permissions.maxTokens, null);
+  const { body: answer, status } = await demo.request('POST', '/v1/messages', {
+    headers: { 'x-api-key': key },
+    body: { model: 'claude-sonnet-4-5', max_tokens: 64000, messages: [{ role: 'user', content: 'hi' }] },
+  });
+  assert.equal(status, 200, JSON.stringify(answer));
+  const { stdout } = await run(programs.real, ['-p', 'say it', '--model', 'claude-sonnet-4-5'], {
+    timeout: 30_000, cwd: demo.env.HOME,
+    env: { PATH: process.env.PATH, HOME: demo.env.HOME, ANTHROPIC_BASE_URL: demo.url, ANTHROPIC_API_KEY: key,
+      CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC: '1', DISABLE_AUTOUPDATER: '1', IS_SANDBOX: '1' },
+  });
+  assert.match(stdout, /You wrote: .*say it/s);
+  const made = JSON.parse((await demo.cli(['key', 'create', '--name', 'other', '--json'])).stdout);
+  assert.equal(made.permissions.maxTokens, 4096, 'other keys keep the default');
+});
+
 test('without a credential and without --demo it does not start', LIMIT, async () => {
   const { code, stderr, stdout } = await Gateway.refused({ upstream: null, args: ['--bootstrap'] });
   assert.equal(code, 1);

@@ -138,25 +138,29 @@ static const struct {
     {HEAD ASK ",\"n\":1}", "n: Extra inputs are not permitted"},
     {HEAD ASK ",\"fallbacks\":[]}", "fallbacks: is not supported by this server"},
     {HEAD ASK ",\"system\":1}", "system: Input should be a valid string or list"},
-    {HEAD ASK ",\"system\":[{\"type\":\"image\"}]}",
-     "system.0.type: a block of type 'image' does not belong here"},
     {HEAD ASK ",\"tools\":{}}", "tools: Input should be a valid list"},
     {HEAD ASK ",\"tools\":[1]}", "tools.0: Input should be a valid dictionary"},
     {HEAD ASK ",\"tools\":[{\"name\":\"f\"}]}", "tools.0.input_schema: Field required"},
     {HEAD "\"messages\":1}", "messages: Input should be a valid list"},
     {HEAD "\"messages\":[]}", "messages: at least one message is required"},
     {HEAD "\"messages\":[1]}", "messages.0: Input should be a valid dictionary"},
-    {HEAD "\"messages\":[{\"content\":\"x\"}]}", "messages.0.role: Input should be 'user' or"},
+    {HEAD "\"messages\":[{\"content\":\"x\"}]}",
+     "messages.0.role: Input should be 'user', 'assistant'"},
     {HEAD "\"messages\":[{\"role\":\"user\"}]}", "messages.0.content: Field required"},
-    {HEAD "\"messages\":[{\"role\":\"system\",\"content\":\"x\"}]}",
-     "messages.0.role: system messages"},
+    {HEAD "\"messages\":[{\"role\":\"tool\",\"content\":\"x\"}]}",
+     "messages.0.role: Input should be 'user', 'assistant' or 'system'"},
+    {HEAD "\"messages\":[{\"role\":\"system\",\"content\":[]}]}",
+     "messages.0: system messages must have non-empty content"},
+    {HEAD "\"messages\":[" USER "\"x\"}," MODEL "[]}," USER "\"y\"}]}",
+     "messages.1: assistant messages must have non-empty content"},
+    {HEAD "\"messages\":[" USER "\"x\"}," USER "\"\"}]}",
+     "messages.1.content: text content blocks must be non-empty"},
     {HEAD "\"messages\":[" USER "[]}]}", "messages.0: user messages must have non-empty content"},
     {HEAD "\"messages\":[" USER "[1]}]}",
      "messages.0.content.0: Input should be a valid dictionary"},
     {HEAD "\"messages\":[" USER "[{}]}]}", "messages.0.content.0.type: Field required"},
-    {HEAD "\"messages\":[" USER
-          "[{\"type\":\"thinking\",\"thinking\":\"x\",\"signature\":\"y\"}]}]}",
-     "messages.0.content.0.type: a block of type 'thinking' does not belong here"},
+    {HEAD "\"messages\":[" USER "[{\"type\":\"new\",\"cache_control\":{\"type\":\"x\"}}]}]}",
+     "messages.0.content.0.cache_control.type: Input should be 'ephemeral'"},
     {HEAD "\"messages\":[" USER "[{\"type\":\"text\",\"text\":7}]}]}",
      "messages.0.content.0.text: Input should be a valid string"},
     {HEAD "\"messages\":[" USER "[{\"type\":\"image\",\"source\":{\"type\":\"x\"}}]}]}",
@@ -166,15 +170,6 @@ static const struct {
      "messages.0.content.0.cache_control.type: Input should be 'ephemeral'"},
     {HEAD "\"messages\":[" USER "\"x\"}," MODEL "[" CALL "," CALL "]}," USER "\"y\"}]}",
      "messages.1.content.1: `tool_use` ids must be unique"},
-    {HEAD
-     "\"messages\":[" USER "\"x\"}," MODEL "[" CALL "]}," USER
-     "[{\"type\":\"text\",\"text\":\"y\"},{\"type\":\"tool_result\",\"tool_use_id\":\"t1\"}]}]}",
-     "messages.2.content.1: `tool_result` blocks must come before"},
-    {HEAD "\"messages\":[" USER "\"x\"}," MODEL
-          "[{\"type\":\"thinking\",\"thinking\":\"x\",\"signature\":\"y\"}]}," USER "\"y\"}]}",
-     "messages.1.content: a message of thinking alone"},
-    {HEAD "\"messages\":[" USER "\"x\"}," MODEL "\"y\"}]}",
-     "messages: This server does not support assistant"},
 };
 
 static void what_is_refused(void **state)
@@ -223,6 +218,123 @@ static void broken_bodies(void **state)
     }
 }
 
+/* --- what the claude program is not told ---------------------------------------------------- */
+
+#define PICTURE      "{\"type\":\"image\",\"source\":{\"type\":\"url\",\"url\":\"u\"}}"
+#define THOUGHT      "{\"type\":\"thinking\",\"thinking\":\"x\",\"signature\":\"y\"}"
+#define RESULT(more) "{\"type\":\"tool_result\",\"tool_use_id\":\"t1\"" more "}"
+
+/* messages: as the client wrote them. */
+static const struct {
+    const char *messages;
+    bool awkward;
+} told[] = {
+    {USER "\"x\"}", false},
+    {USER "\"x\"}," USER "\"y\"}", false},
+    {USER "\"x\"}," MODEL "\"y\"}," USER "\"z\"}", false},
+    {USER "\"x\"}," MODEL "[" THOUGHT "," CALL "]}," USER "[" RESULT("") "]}", false},
+    {USER "\"x\"}," MODEL "[" CALL "]}," USER
+          "[" RESULT("") ",{\"type\":\"text\",\"text\":\"y\"}]}",
+     false},
+    {USER "\"x\"}," MODEL "[" CALL "]}," USER
+          "[{\"type\":\"text\",\"text\":\"y\"}," RESULT("") "]}",
+     true},
+    {USER "\"x\"}," MODEL "[" CALL "]}," USER
+          "[" RESULT(",\"is_error\":true,\"content\":[{\"type\":\"text\",\"text\":\"y\"}]") "]}",
+     false},
+    {USER "\"x\"}," MODEL "[" CALL "]}," USER
+          "[" RESULT(",\"is_error\":true,\"content\":[" PICTURE "]") "]}",
+     true},
+    {USER "\"x\"}," MODEL "[" CALL "]}," USER "[" RESULT(",\"content\":[" PICTURE "]") "]}", false},
+    {USER "\"x\"}," MODEL "\"y\"}", true},
+    {USER "\"x\"}," MODEL "\"\"}", true},
+    {USER "\"x\"}," MODEL "[" CALL "]}", true},
+    {MODEL "\"x\"}," USER "\"y\"}", true},
+    {USER "\"x\"},{\"role\":\"system\",\"content\":\"y\"}", true},
+    {"{\"role\":\"system\",\"content\":\"y\"}", true},
+    {USER "\"x\"}," MODEL "[" THOUGHT "]}," USER "\"y\"}", true},
+    {USER "[" PICTURE "]}", false},
+    {USER "[{\"type\":\"image\",\"source\":{\"type\":\"base64\",\"media_type\":\"image/png\","
+          "\"data\":\"eA==\"}}]}",
+     true},
+    {USER
+     "[{\"type\":\"document\",\"source\":{\"type\":\"content\",\"content\":[{\"type\":\"image\","
+     "\"source\":{\"type\":\"base64\",\"media_type\":\"image/png\",\"data\":\"eA==\"}}]}}]}",
+     true},
+    {USER
+     "\"x\"}," MODEL "[{\"type\":\"server_tool_use\",\"id\":\"s\",\"name\":\"n\",\"input\":{}},"
+     "{\"type\":\"web_search_tool_result\",\"tool_use_id\":\"s\",\"content\":[]}]}," USER "\"y\"}",
+     false},
+    {USER "\"x\"}," MODEL
+          "[{\"type\":\"server_tool_use\",\"id\":\"s\",\"name\":\"n\",\"input\":{}}]}," USER
+          "\"y\"}",
+     true},
+    {USER "[{\"type\":\"hologram\",\"x\":1}]}", true},
+    {USER "[" THOUGHT "]}", true},
+};
+
+/* What is kept from the program is passed on as it is, and a question of our own told instead. */
+static void awkward_conversations_go_around_the_program(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < ARRAY_SIZE(told); i++) {
+        char *body = x_printf(HEAD "\"messages\":[%s]}", told[i].messages);
+        char *want = x_printf("[%s]", told[i].messages);
+        struct chat_request *r = parse_good(body);
+        char *got = json_dumps(r->messages, JSON_COMPACT);
+        if (!r->messages != !told[i].awkward)
+            fail_msg("%s: %s", told[i].messages, r->messages ? "kept from it" : "told");
+        if (r->messages) {
+            assert_string_equal(got, want);
+            assert_int_equal(json_array_size(r->history), 0);
+            assert_int_equal(json_array_size(r->content), 1);
+        } else {
+            assert_true(json_array_size(r->content) > 0);
+        }
+        free(got);
+        free(want);
+        free(body);
+        chat_request_free(r);
+    }
+}
+
+/* By how much there is of it: counted over all messages. */
+static void much_goes_around_the_program(void **state)
+{
+    (void)state;
+    for (size_t count = 100; count <= 101; count++) {
+        AUTO(buf_release) struct buf b;
+        buf_init(&b, 65536);
+        buf_adds(&b, HEAD "\"messages\":[" USER "[" PICTURE "]}," MODEL "\"y\"}," USER "[");
+        for (size_t i = 1; i < count; i++)
+            buf_printf(&b, "%s" PICTURE, i > 1 ? "," : "");
+        buf_adds(&b, "]}]}");
+        struct chat_request *r = parse_good(buf_cstr(&b));
+        assert_int_equal(r->messages != NULL, count > 100);
+        chat_request_free(r);
+    }
+    for (size_t size = (1 << 20) - 100; size <= (1 << 20); size += 100) {
+        char *text = x_malloc(size + 1);
+        memset(text, 'x', size);
+        text[size] = '\0';
+        char *body = x_printf(HEAD "\"messages\":[" USER "\"%s\"}]}", text);
+        struct chat_request *r = parse_good(body);
+        assert_int_equal(r->messages != NULL, size == 1 << 20);
+        chat_request_free(r);
+        free(body);
+        free(text);
+    }
+}
+
+static void a_systems_unknown_block_concerns_nobody_else(void **state)
+{
+    (void)state;
+    struct chat_request *r = parse_good(HEAD ASK ",\"system\":[{\"type\":\"new\"}]}");
+    assert_null(r->messages);
+    assert_string_equal(json_get_str(json_array_get(r->system, 0), "type").p, "new");
+    chat_request_free(r);
+}
+
 /* --- cache marks in the relay ------------------------------------------------------------- */
 
 static void assert_exact(const char *body, const char *system, const char *mark, const char *want)
@@ -232,7 +344,8 @@ static void assert_exact(const char *body, const char *system, const char *mark,
     AUTO(json_unref_p) json_t *blocks = system ? json_parse(str_c(system), &err) : NULL;
     AUTO(json_unref_p) json_t *last = mark ? json_parse(str_c(mark), &err) : NULL;
     buf_init(&out, 65536);
-    assert_int_equal(rewrite_request_exact(str_c(body), NULL, blocks, last, &out, &err), 0);
+    struct rewrite_opts how = {.system = blocks, .exact = true, .last_mark = last};
+    assert_int_equal(rewrite_request(str_c(body), &how, &out, &err), 0);
     assert_string_equal(buf_cstr(&out), want);
     buf_release(&out);
 }
@@ -248,6 +361,53 @@ static void the_programs_marks_go(void **state)
     assert_exact("{\"system\":[{\"text\":\"id\"," MARK "}],\"messages\":[]}",
                  "[{\"text\":\"own\"," MARK "}]", NULL,
                  "{\"messages\":[],\"system\":[{\"text\":\"id\"},{\"text\":\"own\"," MARK "}]}");
+}
+
+static void assert_in_place(const char *body, bool exact, const char *messages, const char *want)
+{
+    struct err err = {0};
+    struct buf out;
+    AUTO(json_unref_p) json_t *given = json_parse(str_c(messages), &err);
+    AUTO(json_unref_p) json_t *before = json_deep_copy(given);
+    struct rewrite_opts how = {.messages = given, .exact = exact};
+    buf_init(&out, 65536);
+    assert_int_equal(rewrite_request(str_c(body), &how, &out, &err), 0);
+    assert_string_equal(buf_cstr(&out), want);
+    assert_true(json_equal(given, before)); /* it may be sent once more */
+    buf_release(&out);
+}
+
+#define PROGRAMS                                                                  \
+    "{\"messages\":[{\"role\":\"user\",\"content\":[{\"text\":\"stand-in\"," MARK \
+    "}]}],\"model\":\"m\"}"
+#define HERS "{\"model\":\"m\",\"messages\":"
+
+static void messages_take_the_place_of_the_programs(void **state)
+{
+    (void)state;
+    static const char one[] =
+        "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"q\"}]}]";
+    static const char text[] = "[{\"role\":\"assistant\",\"content\":\"a\"}]";
+    static const char thought[] = "[{\"role\":\"assistant\",\"content\":[" THOUGHT "]}]";
+    static const char number[] = "[{\"n\":0.30000000000000004}]";
+    assert_in_place(PROGRAMS, true, one,
+                    HERS "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"q\"}]}]}");
+    assert_in_place(PROGRAMS, false, one,
+                    HERS "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"q\"," MARK
+                         "}]}]}");
+    assert_in_place(PROGRAMS, false, text, HERS "[{\"role\":\"assistant\",\"content\":\"a\"}]}");
+    assert_in_place(PROGRAMS, false, thought,
+                    HERS "[{\"role\":\"assistant\",\"content\":[" THOUGHT "]}]}");
+    assert_in_place(PROGRAMS, false, number, HERS "[{\"n\":0.30000000000000004}]}");
+    assert_in_place(PROGRAMS, false, "[]", HERS "[]}");
+    assert_in_place("{\"messages\":[]}", false, one,
+                    "{\"messages\":[{\"role\":\"user\",\"content\":["
+                    "{\"type\":\"text\",\"text\":\"q\"}]}]}");
+    assert_in_place("{}", true, one,
+                    "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\","
+                    "\"text\":\"q\"}]}]}");
+    /* no spelling of the key slips past it */
+    assert_in_place("{\"m\\u0065ssages\":[1],\"messages\":[2]}", true, "[3]", "{\"messages\":[3]}");
 }
 
 static void the_clients_marks_stay(void **state)
@@ -327,6 +487,10 @@ int main(void)
         cmocka_unit_test(broken_bodies),
         cmocka_unit_test(the_programs_marks_go),
         cmocka_unit_test(the_clients_marks_stay),
+        cmocka_unit_test(awkward_conversations_go_around_the_program),
+        cmocka_unit_test(much_goes_around_the_program),
+        cmocka_unit_test(a_systems_unknown_block_concerns_nobody_else),
+        cmocka_unit_test(messages_take_the_place_of_the_programs),
         cmocka_unit_test(a_messages_head_gains_its_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -219,6 +219,56 @@ static void parameters_and_system_are_written(void **state)
     rig_close(&rig);
 }
 
+static void messages_are_replaced_and_counted_ones_are_not(void **state)
+{
+    (void)state;
+    struct rig rig;
+    AUTO(buf_release) struct buf b, c, d;
+    struct step steps[] = {plain(&b, 529, "", ERROR_JSON("overloaded_error", "later")),
+                           chunked(&c, STREAM), plain(&d, 200, "", "{\"input_tokens\":44}")};
+    rig_open(&rig, steps, 3);
+    rig.turn.messages =
+        quoted("[{'role':'user','content':'hers'},{'role':'assistant','content':'{'}]");
+    ask_and_wait(&rig);
+    assert_status(&rig, 200);
+    for (size_t i = 0; i < 2; i++) /* again when it is tried again */
+        assert_non_null(strstr(fake_body(&rig, i),
+                               "\"messages\":[{\"role\":\"user\",\"content\":\"hers\"},{\"role\":"
+                               "\"assistant\",\"content\":\"{\"}]}"));
+    buf_clear(&rig.cli.in);
+    cli_send(&rig.cli, "/v1/messages/count_tokens", "", ask);
+    assert_true(run_until(&rig, cli_has_response, 5000));
+    assert_null(strstr(fake_body(&rig, 2), "hers"));
+    rig_close(&rig);
+}
+
+static void an_errors_object_is_kept_whole(void **state)
+{
+    (void)state;
+    static const char detailed[] =
+        "{\"type\":\"error\",\"error\":{\"type\":\"invalid_request_error\",\"message\":\"no\","
+        "\"details\":{\"n\":[1,2]}}}";
+    struct rig rig;
+    char *large = x_malloc(RELAY_ERROR_MAX + 1);
+    memset(large, 'x', RELAY_ERROR_MAX);
+    large[RELAY_ERROR_MAX] = '\0';
+    AUTO(free_charp)
+    char *huge =
+        x_printf("{\"error\":{\"type\":\"api_error\",\"message\":\"m\",\"d\":\"%s\"}}", large);
+    free(large);
+    AUTO(buf_release) struct buf b, c;
+    struct step steps[] = {plain(&b, 400, "", detailed), plain(&c, 400, "", huge)};
+    rig_open(&rig, steps, 2);
+    ask_and_wait(&rig);
+    assert_string_equal(
+        rig.turn.error_json,
+        "{\"type\":\"invalid_request_error\",\"message\":\"no\",\"details\":{\"n\":[1,2]}}");
+    ask_and_wait(&rig);
+    assert_string_equal(rig.turn.error_json, "");
+    assert_string_equal(rig.turn.error_message, "m");
+    rig_close(&rig);
+}
+
 static void a_length_stop_is_hidden(void **state)
 {
     (void)state;
@@ -752,6 +802,8 @@ int main(void)
         cmocka_unit_test(an_extra_call_is_refused),
         cmocka_unit_test(a_loop_keeps_to_its_model_and_number),
         cmocka_unit_test(parameters_and_system_are_written),
+        cmocka_unit_test(messages_are_replaced_and_counted_ones_are_not),
+        cmocka_unit_test(an_errors_object_is_kept_whole),
         cmocka_unit_test(a_length_stop_is_hidden),
         cmocka_unit_test(bytes_may_come_one_by_one),
         cmocka_unit_test(two_relays_do_not_mix),

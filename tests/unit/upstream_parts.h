@@ -291,7 +291,8 @@ static void check_rewrite(const char *body, const char *params, const char *syst
         buf_addc(&in, *c == '\'' ? '"' : *c);
     for (const char *c = want ? want : ""; *c; c++)
         buf_addc(&expect, *c == '\'' ? '"' : *c);
-    int rc = rewrite_request(buf_str(&in), p, s, &out, &err);
+    struct rewrite_opts how = {.params = p, .system = s};
+    int rc = rewrite_request(buf_str(&in), &how, &out, &err);
     if (!want) {
         assert_int_equal(rc, -1);
         assert_int_equal(err.code, ERR_INVALID);
@@ -452,7 +453,8 @@ static void rewrite_equals_a_change_of_the_parsed_value(void **state)
         struct err err;
         char *text = json_dumps(body, flags[i % 5] | JSON_ENCODE_ANY);
         buf_init(&out, MB);
-        int rc = rewrite_request(str_c(text), params, NULL, &out, &err);
+        struct rewrite_opts how = {.params = params};
+        int rc = rewrite_request(str_c(text), &how, &out, &err);
         free(text);
         assert_int_equal(rc, json_is_object(body) ? 0 : -1);
         if (rc != 0)

@@ -351,6 +351,7 @@ static void rig_close(struct rig *rig)
     fake_release(&rig->fake);
     json_decref(rig->turn.params);
     json_decref(rig->turn.system);
+    json_decref(rig->turn.messages);
     event_free(rig->tick);
     loop_free(rig->loop);
     assert_int_not_equal(access(rig->path, F_OK), 0); /* the relay removed its socket */

@@ -2,8 +2,10 @@
  *
  * https://docs.anthropic.com/en/api/messages. Known fields are passed on as they came, whatever is
  * in them where the API itself says "any" (a tool's input, a server tool's result); an unknown
- * block or field is refused, as the API does. Texts of white space alone are refused by the API and
- * dropped in silence by the claude program, so they are refused here. */
+ * field is refused, as the API does. Whether there is a block of some other type, or in another
+ * place, is the API's to say: such a block is passed on as it came, and never told to the claude
+ * program. Texts of white space alone are refused by the API and dropped in silence by the program,
+ * so they are refused here. */
 #include "api/anthropic/body.h"
 
 #include <ctype.h>
@@ -337,6 +339,14 @@ static json_t *read_rule(struct reader *r, const struct block_rule *rule, const 
     return TAKE_PTR(out);
 }
 
+/* That of a block which is not read otherwise. */
+static int read_mark(struct reader *r, const json_t *block, const struct place *at)
+{
+    const json_t *mark = json_object_get(block, "cache_control");
+    struct place here = {.up = at, .name = "cache_control"};
+    return json_is_object(mark) ? body_mark(mark, &here, r->marks, r->err) : 0;
+}
+
 static json_t *read_block(struct reader *r, const json_t *block, unsigned where,
                           const struct place *at)
 {
@@ -350,13 +360,10 @@ static json_t *read_block(struct reader *r, const json_t *block, unsigned where,
         place_err(at, "type", r->err, "Field required");
         return NULL;
     }
-    if (!rule || !(rule->where & where)) {
-        place_err(at, "type", r->err, "a block of type '%.*s' %s",
-                  (int)(type.len < 60 ? type.len : 60), type.p,
-                  rule ? "does not belong here" : "is not known to this server");
-        return NULL;
-    }
-    return read_rule(r, rule, block, at);
+    if (rule && (rule->where & where))
+        return read_rule(r, rule, block, at);
+    r->marks->unknown = true;
+    return read_mark(r, block, at) == 0 ? json_incref((json_t *)(uintptr_t)block) : NULL;
 }
 
 static json_t *read_blocks(struct reader *r, const json_t *array, unsigned where,

@@ -20,9 +20,10 @@ int place_err(const struct place *at, const char *name, struct err *err, const c
 
 #define BODY_CACHE_MARKS_MAX 4
 
-/* How many marks of a request are counted so far. */
+/* What was noticed of a request's blocks so far. */
 struct body_marks {
-    int count;
+    int count;    /* of cache marks */
+    bool unknown; /* a block was passed on unread: the API may know it */
 };
 
 enum block_place {
@@ -32,14 +33,23 @@ enum block_place {
     IN_SYSTEM = 8
 };
 
-/* content: a string or an array of blocks. New reference: an array, never empty. NULL + err. */
+/* content: a string or an array of blocks. New reference: an array. NULL + err. Blocks of a type
+ * that is not known, or not in this place, are in it as they came, and noted in `marks`. */
 json_t *body_content(const json_t *content, unsigned where, const struct place *at,
                      struct body_marks *marks, struct err *err);
 /* One cache_control. */
 MUST_USE int body_mark(const json_t *mark, const struct place *at, struct body_marks *marks,
                        struct err *err);
-/* {role, content} of all messages, neighbours of one role joined; roles alternate, each call of a
- * tool has its result in the next message. New reference. NULL + err. */
-json_t *body_messages(const json_t *messages, struct body_marks *marks, struct err *err);
+
+/* A conversation; each is an array of {role, content}, owned. */
+struct body_conversation {
+    json_t *given;  /* as the client gave it */
+    json_t *joined; /* neighbours of one role joined, all content as blocks, and no role "system" */
+    bool awkward;   /* the claude program may alter it, or choke on it: only upstream may see it */
+};
+void body_conversation_release(struct body_conversation *c);
+/* On failure *ret needs no release. */
+MUST_USE int body_messages(const json_t *messages, struct body_marks *marks,
+                           struct body_conversation *ret, struct err *err);
 
 #endif

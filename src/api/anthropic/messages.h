@@ -6,7 +6,9 @@
  *   - every field is honoured, or refused with ERR_INVALID whose err.field names it in the API's
  *     own way ("messages.0.content.1.source.url"); nothing is dropped in silence;
  *   - `messages` become r->history and r->content (the live message); strings become text blocks,
- *     neighbours of one role become one message; a final assistant message (a prefill) is refused;
+ *     neighbours of one role become one message. A conversation that the claude program would alter
+ *     (conversation.c says which) becomes r->messages, as it is, and the program is asked something
+ *     else in its place; blocks that are not known here are among them, for the API to judge;
  *   - what the upstream request shall hold becomes r->params: model, stream, messages and system
  *     excepted, each parameter of the API stands there as the client gave it, or as null, which
  *     removes what the claude program would say by itself. Only metadata stays the program's own
@@ -59,7 +61,7 @@ MUST_USE int messages_check_count(struct str body, char **ret_model, struct err 
 /* NULL + err when the body is not one. The caller frees it, or hands it to gateway_submit(). */
 struct chat_request *messages_parse(const json_t *body, struct err *err);
 /* The same from a client's own text: max_tokens is required, as the API does. ERR_TOO_LARGE above
- * what a worker takes in. */
+ * the API's own limit. */
 struct chat_request *messages_parse_text(struct str body, struct err *err);
 
 /* Names one more parameter that was ignored, as the real service would ignore it, too. */

@@ -8,8 +8,9 @@
 
 #include <ctype.h>
 
-#define BODY_MAX       ((size_t)32 << 20) /* the API's own limit */
-#define MESSAGE_MAX    ((size_t)10 << 20) /* the program's reading is quadratic in a line's length */
+#define BODY_MAX ((size_t)32 << 20) /* the API's own limit */
+/* What the claude program is told in place of a conversation that it cannot be told. */
+#define STAND_IN       "The conversation is in the request."
 #define MODEL_MAX      100
 #define MAX_TOKENS_MAX 10000000
 
@@ -193,43 +194,26 @@ static void read_params(const json_t *body, struct chat_request *r)
     }
 }
 
-static size_t text_size(const json_t *j)
-{
-    const char *key;
-    size_t i, sum = 0;
-    json_t *v;
-    if (json_is_string(j))
-        return json_string_length(j);
-    json_object_foreach((json_t *)(uintptr_t)j, key, v) sum += strlen(key) + text_size(v);
-    json_array_foreach((json_t *)(uintptr_t)j, i, v) sum += text_size(v);
-    return sum;
-}
-
-static int check_sizes(const json_t *messages, struct err *err)
-{
-    const json_t *message;
-    size_t i;
-    json_array_foreach((json_t *)(uintptr_t)messages, i, message)
-    {
-        if (text_size(message) > MESSAGE_MAX)
-            return err_set(err, ERR_TOO_LARGE,
-                           "messages: one is larger than the %zu bytes that "
-                           "this server can pass on at once",
-                           MESSAGE_MAX);
-    }
-    return 0;
-}
-
-/* The live message is the last; what is before it is history. */
+/* The live message is the last; what is before it is history. A conversation that the claude
+ * program would alter goes around it: the program asks a question of its own, once, and the relay
+ * writes the client's messages in its place. */
 static int read_messages(const json_t *body, struct chat_request *r, struct body_marks *marks,
                          struct err *err)
 {
-    r->history = body_messages(json_object_get(body, "messages"), marks, err);
-    if (!r->history || check_sizes(r->history, err) != 0)
+    struct body_conversation c;
+    if (body_messages(json_object_get(body, "messages"), marks, &c, err) != 0)
         return -1;
-    size_t last = json_array_size(r->history) - 1;
-    r->content = json_incref(json_object_get(json_array_get(r->history, last), "content"));
-    json_array_remove(r->history, last);
+    if (c.awkward) {
+        r->messages = json_incref(c.given);
+        r->history = json_array();
+        r->content = json_pack("[{s:s, s:s}]", "type", "text", "text", STAND_IN);
+    } else {
+        size_t last = json_array_size(c.joined) - 1;
+        r->history = json_incref(c.joined);
+        r->content = json_incref(json_object_get(json_array_get(r->history, last), "content"));
+        json_array_remove(r->history, last);
+    }
+    body_conversation_release(&c);
     return 0;
 }
 

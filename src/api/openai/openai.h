@@ -9,7 +9,7 @@
 #include "api/openai/parts.h"
 #include "gateway/gateway.h"
 
-http_handler openai_chat_completions, openai_responses, openai_response_get;
+http_handler openai_chat_completions, openai_responses, openai_response_get, openai_response_delete;
 
 /* Thoughts are not told: a comment now and then, so that no proxy takes the stream for dead. */
 struct openai_quiet {

@@ -1,4 +1,4 @@
-/* responses.c - POST /v1/responses, GET /v1/responses/{id}.
+/* responses.c - POST /v1/responses, GET and DELETE /v1/responses/{id}.
  *
  * A stored response is a session of its own that holds the whole conversation up to it, and, in
  * the place of the system text, its envelope: the Response object without the output. So any
@@ -124,14 +124,10 @@ static json_t *envelope(const json_t *object)
     return j;
 }
 
-/* The conversation is stored as its first message and all that was added to it. */
 static void store(struct call *c, const struct turn_result *r)
 {
-    const json_t *messages = c->req.base.messages;
-    AUTO(json_unref_p) json_t *added = json_array();
+    AUTO(json_unref_p) json_t *added = json_copy(c->req.kept);
     AUTO(json_unref_p) json_t *system = envelope(c->object);
-    for (size_t i = 1; i < json_array_size(messages); i++)
-        json_array_append(added, json_array_get(messages, i));
     if (json_array_size(r->message->content))
         json_array_append_new(
             added, json_pack("{s:s, s:O}", "role", "assistant", "content", r->message->content));
@@ -140,7 +136,6 @@ static void store(struct call *c, const struct turn_result *r)
         .conversation_id = r->cli_session_id,
         .revision = session_new_revision(c->session),
         .system = system,
-        .user = json_object_get(json_array_get(messages, 0), "content"),
         .added = added,
     };
     c->refs++;
@@ -215,6 +210,8 @@ static void submit(struct call *c)
     c->answer.emit = emit;
     c->answer.ctx = c;
     c->stream = c->req.base.stream;
+    if (c->session)
+        memcpy(r->kept_as, c->session->id, sizeof(r->kept_as));
     r->extra = c;
     r->extra_free = extra_free;
     messages_tell_ignored(http, r);
@@ -296,8 +293,9 @@ void openai_responses(struct http_req *req, void *ctx)
 /* --- looking it up ------------------------------------------------------------------------ */
 
 struct lookup {
+    struct gateway *g;
     struct http_req *http; /* NULL: the client has left */
-    char id[RESPONSE_ID_SIZE];
+    char id[RESPONSE_ID_SIZE], uuid[ID_UUID_SIZE];
 };
 
 static void lookup_gone(void *ctx)
@@ -315,15 +313,23 @@ static const json_t *answer_content(const json_t *messages)
                                                              : NULL;
 }
 
-static json_t *stored_object(const struct lookup *l, const struct session *s)
+/* NULL: a session, but no response. */
+static json_t *envelope_of(const struct lookup *l, const json_t *system)
 {
     struct err ignored;
+    json_t *object = json_parse(json_str_of(system), &ignored);
+    if (object && str_eq_c(json_get_str(object, "id"), l->id))
+        return object;
+    json_decref(object);
+    return NULL;
+}
+
+static json_t *stored_object(const struct lookup *l, const struct session *s)
+{
     struct response r;
-    json_t *object = json_parse(json_str_of(s->system), &ignored);
-    if (!object || !str_eq_c(json_get_str(object, "id"), l->id)) {
-        json_decref(object);
-        return NULL; /* a session, but no response */
-    }
+    json_t *object = envelope_of(l, s->system);
+    if (!object)
+        return NULL;
     response_init(&r);
     memcpy(r.id, l->id, sizeof(r.id));
     r.summary = json_is_string(json_object_get(json_object_get(object, "reasoning"), "summary"));
@@ -339,45 +345,102 @@ static void no_such(const char *id, struct err *err)
     err_set(err, ERR_NOT_FOUND, "There is no response '%.60s'; it may have expired", id);
 }
 
+/* The client, if it is still there. The lookup is over. */
+static struct http_req *lookup_end(struct lookup *l)
+{
+    struct http_req *http = l->http;
+    if (http)
+        http_req_on_gone(http, NULL, NULL);
+    free(l);
+    return http;
+}
+
+/* err NULL: there is a session, but it is no response. */
+static void lookup_fail(struct lookup *l, const struct err *err)
+{
+    struct err why;
+    if (!err || err->code == ERR_NOT_FOUND)
+        no_such(l->id, &why);
+    else
+        why = *err;
+    struct http_req *http = lookup_end(l);
+    if (http)
+        http_reply_error(http, &why);
+}
+
+static void lookup_reply(struct lookup *l, const json_t *object)
+{
+    AUTO(buf_release) struct buf b;
+    struct http_req *http = lookup_end(l);
+    buf_init(&b, ANSWER_MAX);
+    if (!http)
+        return;
+    json_write(&b, object);
+    http_reply_json(http, 200, &b);
+}
+
+/* NULL after having answered: no response can have this id. */
+static struct lookup *lookup_new(struct gateway *g, struct http_req *req)
+{
+    struct lookup *l = x_calloc(1, sizeof(*l));
+    struct str id = str_c(http_req_param(req, "id"));
+    *l = (struct lookup){.g = g, .http = req};
+    snprintf(l->id, sizeof(l->id), "%s", id.p);
+    if (!responses_id_to_uuid(id, l->uuid)) {
+        lookup_fail(l, NULL);
+        return NULL;
+    }
+    http_req_on_gone(req, lookup_gone, l);
+    return l;
+}
+
 static void on_lookup(void *ctx, struct session *session, const struct err *err)
 {
     struct lookup *l = ctx;
-    struct http_req *http = l->http;
-    struct err why;
-    AUTO(buf_release) struct buf b;
     AUTO(json_unref_p) json_t *object = session ? stored_object(l, session) : NULL;
     if (session)
         session_release(session);
-    buf_init(&b, ANSWER_MAX);
-    if (http)
-        http_req_on_gone(http, NULL, NULL);
-    if (http && object) {
-        json_write(&b, object);
-        http_reply_json(http, 200, &b);
-    } else if (http) {
-        if (err)
-            why = *err;
-        if (!err || err->code == ERR_NOT_FOUND)
-            no_such(l->id, &why);
-        http_reply_error(http, &why);
-    }
-    free(l);
+    if (object)
+        lookup_reply(l, object);
+    else
+        lookup_fail(l, err);
 }
 
 void openai_response_get(struct http_req *req, void *ctx)
 {
-    struct gateway *g = OBJ(ctx, struct gateway, GATEWAY_TAG);
-    char uuid[ID_UUID_SIZE];
-    struct err err;
-    struct str id = str_c(http_req_param(req, "id"));
-    if (!responses_id_to_uuid(id, uuid)) {
-        no_such(id.p, &err);
-        http_reply_error(req, &err);
-        return;
-    }
-    struct lookup *l = x_calloc(1, sizeof(*l));
-    l->http = req;
-    snprintf(l->id, sizeof(l->id), "%s", id.p);
-    http_req_on_gone(req, lookup_gone, l);
-    session_open(g->sessions, uuid, gateway_key(req)->key.id, on_lookup, l);
+    struct lookup *l = lookup_new(OBJ(ctx, struct gateway, GATEWAY_TAG), req);
+    if (l)
+        session_open(l->g->sessions, l->uuid, gateway_key(req)->key.id, on_lookup, l);
+}
+
+/* --- deleting it -------------------------------------------------------------------------- */
+
+static void on_deleted(void *ctx, const struct err *err)
+{
+    struct lookup *l = ctx;
+    AUTO(json_unref_p)
+    json_t *told = json_pack("{s:s, s:s, s:b}", "id", l->id, "object", "response", "deleted", 1);
+    if (err)
+        lookup_fail(l, err);
+    else
+        lookup_reply(l, told);
+}
+
+/* A session of the native API is not ended under this name. */
+static void on_found(void *ctx, const struct session_row *row,
+                     const struct session_content *content, const struct err *err)
+{
+    struct lookup *l = ctx;
+    AUTO(json_unref_p) json_t *object = row ? envelope_of(l, content->system) : NULL;
+    if (object)
+        session_end(l->g->sessions, l->uuid, row->api_key_id, on_deleted, l);
+    else
+        lookup_fail(l, err);
+}
+
+void openai_response_delete(struct http_req *req, void *ctx)
+{
+    struct lookup *l = lookup_new(OBJ(ctx, struct gateway, GATEWAY_TAG), req);
+    if (l)
+        session_read(l->g->sessions, l->uuid, gateway_key(req)->key.id, on_found, l);
 }

@@ -92,6 +92,7 @@ void responses_request_release(struct responses_request *r)
     json_decref(TAKE_PTR(r->echo));
     json_decref(TAKE_PTR(r->wanted));
     json_decref(TAKE_PTR(r->stored));
+    json_decref(TAKE_PTR(r->kept));
 }
 
 /* --- ids ---------------------------------------------------------------------------------- */
@@ -290,6 +291,13 @@ static int put_reasoning(struct responses_request *r, const json_t *reasoning, s
     return g.effort.len ? openai_put_effort(&r->base, g.effort, "reasoning.effort", err) : 0;
 }
 
+static void take_systems(struct openai_request *r, const json_t *content)
+{
+    size_t i;
+    const json_t *block;
+    json_array_foreach(content, i, block) openai_add_system(r, json_get_str(block, "text"));
+}
+
 /* The conversation so far; its last calls wait for their results. */
 static void take_history(struct openai_request *r, const json_t *before)
 {
@@ -301,6 +309,10 @@ static void take_history(struct openai_request *r, const json_t *before)
         struct str role = json_get_str(message, "role");
         bool assistant = str_eq_c(role, "assistant");
         json_object_clear(r->pending);
+        if (str_eq_c(role, "system")) {
+            take_systems(r, json_object_get(message, "content"));
+            continue;
+        }
         json_array_foreach(json_object_get(message, "content"), k, block)
         {
             struct str id = json_get_str(block, "id");
@@ -323,10 +335,26 @@ static int put_items(struct responses_request *q, const struct body *b, struct e
     return 0;
 }
 
+/* The system texts behind the instructions, and the messages. */
+static json_t *to_keep(const struct openai_request *r, size_t instructions)
+{
+    json_t *kept = json_array(), *said = json_array();
+    for (size_t i = instructions; i < json_array_size(r->system); i++)
+        json_array_append(said, json_array_get(r->system, i));
+    if (json_array_size(said))
+        json_array_append_new(kept, json_pack("{s:s, s:O}", "role", "system", "content", said));
+    json_decref(said);
+    json_array_extend(kept, r->messages);
+    return kept;
+}
+
 static int put_input(struct responses_request *q, const struct body *b, struct err *err)
 {
     struct openai_request *r = &q->base;
     openai_add_system(r, b->instructions);
+    size_t instructions = json_array_size(r->system);
+    if (q->previous.len)
+        take_history(r, json_object_getn(q->stored, q->previous.p, q->previous.len));
     if (put_items(q, b, err) != 0)
         return -1;
     if (openai_check_answered(r, err) != 0)
@@ -335,6 +363,7 @@ static int put_input(struct responses_request *q, const struct body *b, struct e
     const json_t *last = n ? json_array_get(r->messages, n - 1) : NULL;
     if (!last || !str_eq_c(json_get_str(last, "role"), "user"))
         return openai_unsupported(err, "input", "must end with what the user, or a tool, says");
+    q->kept = to_keep(r, instructions);
     return 0;
 }
 
@@ -403,8 +432,6 @@ int responses_translate(const json_t *body, const struct openai_env *env,
         return -1;
     json_object_set_new(r->base.body, "max_tokens",
                         json_integer(b.has_max ? b.max_tokens : env->max_tokens));
-    if (r->previous.len)
-        take_history(&r->base, json_object_getn(r->stored, r->previous.p, r->previous.len));
     if (put_input(r, &b, err) != 0 || put_params(r, &b, err) != 0)
         return -1;
     openai_finish_body(&r->base);

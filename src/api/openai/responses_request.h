@@ -12,9 +12,13 @@ struct responses_request {
     struct str previous; /* previous_response_id; borrowed from the body */
     json_t *wanted;      /* ids of the stored responses that the body refers to */
     json_t *stored;      /* id -> messages: those of them that there are; for the caller to fill */
-    bool store;          /* keep the answer */
-    bool summary;        /* show the thoughts */
-    bool encrypted;      /* give them for the client to send back */
+    /* What is stored of the conversation, but for the answer: the messages, and before them, with
+     * the role "system", what system and developer messages said so far. `instructions` are not
+     * among it: they are of one request. */
+    json_t *kept;
+    bool store;     /* keep the answer */
+    bool summary;   /* show the thoughts */
+    bool encrypted; /* give them for the client to send back */
 };
 void responses_request_init(struct responses_request *r);
 void responses_request_release(struct responses_request *r);

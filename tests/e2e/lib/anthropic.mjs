@@ -14,8 +14,9 @@ export async function client(gw, { key, ...options } = {}) {
 const blocks = (content) =>
   (typeof content === 'string' ? [{ type: 'text', text: content }] : content);
 
-/** What a request to upstream says once the claude program's own is taken out of it. */
-export function asAsked(body) {
+/** What a request to upstream says once the claude program's own is taken out of it. told: whether
+ * the conversation was told to the program, which then adds a text of its own, or went around it. */
+export function asAsked(body, { told = true } = {}) {
   const { stream, metadata, system, messages, ...rest } = body;
   assert.equal(stream, true);
   const [billing, identity, ...own] = system;
@@ -23,12 +24,14 @@ export function asAsked(body) {
   assert.match(identity.text, /^You are a Claude agent/);
   assert.deepEqual(Object.keys(identity), ['type', 'text'], 'no cache mark that nobody asked for');
   const [first, ...others] = messages;
-  assert.match(first.content[0].text, REMINDER);
+  if (told) assert.match(first.content[0].text, REMINDER);
+  const asked = told ? [{ ...first, content: first.content.slice(1) }, ...others]
+    : messages.map(({ role, content }) => ({ role, content: blocks(content) }));
   return {
     ...rest,
     ...(own.length && { system: own }),
     ...(!isProgramsOwn(metadata) && { metadata }),
-    messages: [{ ...first, content: first.content.slice(1) }, ...others],
+    messages: asked,
   };
 }
 
