@@ -9,30 +9,31 @@
 #include "gateway/gateway.h"
 
 const struct http_route api_routes[] = {
-    {"GET", "/healthz", SCOPE_PUBLIC, DIALECT_NATIVE, gateway_healthz},
-    {"GET", "/readyz", SCOPE_PUBLIC, DIALECT_NATIVE, gateway_readyz},
-    {"GET", "/metrics", SCOPE_METRICS, DIALECT_NATIVE, gateway_metrics},
-    {"POST", "/api/chat", SCOPE_KEY, DIALECT_NATIVE, native_chat},
-    {"GET", "/api/me", SCOPE_KEY, DIALECT_NATIVE, native_me},
-    {"GET", "/api/models", SCOPE_KEY, DIALECT_NATIVE, native_models},
-    {"GET", "/api/usage", SCOPE_KEY, DIALECT_NATIVE, native_usage},
-    {"GET", "/api/usage/requests", SCOPE_KEY, DIALECT_NATIVE, native_usage_requests},
-    {"GET", "/api/sessions", SCOPE_KEY, DIALECT_NATIVE, native_sessions},
-    {"GET", "/api/sessions/:id", SCOPE_KEY, DIALECT_NATIVE, native_session},
-    {"DELETE", "/api/sessions/:id", SCOPE_KEY, DIALECT_NATIVE, native_session_delete},
-    {"POST", "/v1/messages", SCOPE_KEY, DIALECT_ANTHROPIC, anthropic_messages},
-    {"POST", "/v1/messages/count_tokens", SCOPE_KEY, DIALECT_ANTHROPIC, anthropic_count_tokens},
-    {"POST", "/v1/chat/completions", SCOPE_KEY, DIALECT_OPENAI, openai_chat_completions},
-    {"POST", "/v1/responses", SCOPE_KEY, DIALECT_OPENAI, openai_responses},
-    {"GET", "/v1/responses/:id", SCOPE_KEY, DIALECT_OPENAI, openai_response_get},
-    {"GET", "/v1/models", SCOPE_KEY, DIALECT_ANTHROPIC, api_models},
-    {"GET", "/v1/models/:id", SCOPE_KEY, DIALECT_ANTHROPIC, api_model},
+    {"GET", "/healthz", SCOPE_PUBLIC, DIALECT_NATIVE, gateway_healthz, false},
+    {"GET", "/readyz", SCOPE_PUBLIC, DIALECT_NATIVE, gateway_readyz, false},
+    {"GET", "/metrics", SCOPE_METRICS, DIALECT_NATIVE, gateway_metrics, false},
+    {"POST", "/api/chat", SCOPE_KEY, DIALECT_NATIVE, native_chat, true},
+    {"GET", "/api/me", SCOPE_KEY, DIALECT_NATIVE, native_me, false},
+    {"GET", "/api/models", SCOPE_KEY, DIALECT_NATIVE, native_models, false},
+    {"GET", "/api/usage", SCOPE_KEY, DIALECT_NATIVE, native_usage, false},
+    {"GET", "/api/usage/requests", SCOPE_KEY, DIALECT_NATIVE, native_usage_requests, false},
+    {"GET", "/api/sessions", SCOPE_KEY, DIALECT_NATIVE, native_sessions, false},
+    {"GET", "/api/sessions/:id", SCOPE_KEY, DIALECT_NATIVE, native_session, false},
+    {"DELETE", "/api/sessions/:id", SCOPE_KEY, DIALECT_NATIVE, native_session_delete, false},
+    {"POST", "/v1/messages", SCOPE_KEY, DIALECT_ANTHROPIC, anthropic_messages, true},
+    {"POST", "/v1/messages/count_tokens", SCOPE_KEY, DIALECT_ANTHROPIC, anthropic_count_tokens,
+     false},
+    {"POST", "/v1/chat/completions", SCOPE_KEY, DIALECT_OPENAI, openai_chat_completions, true},
+    {"POST", "/v1/responses", SCOPE_KEY, DIALECT_OPENAI, openai_responses, true},
+    {"GET", "/v1/responses/:id", SCOPE_KEY, DIALECT_OPENAI, openai_response_get, false},
+    {"GET", "/v1/models", SCOPE_KEY, DIALECT_ANTHROPIC, api_models, false},
+    {"GET", "/v1/models/:id", SCOPE_KEY, DIALECT_ANTHROPIC, api_model, false},
 };
 const size_t api_route_count = ARRAY_SIZE(api_routes);
 
 const struct http_route control_routes[] = {
-    {"GET", "/control/workers", SCOPE_LOCAL, DIALECT_NATIVE, control_workers},
-    {"POST", "/control/workers/drain", SCOPE_LOCAL, DIALECT_NATIVE, control_drain_all},
-    {"POST", "/control/workers/:id/drain", SCOPE_LOCAL, DIALECT_NATIVE, control_drain},
+    {"GET", "/control/workers", SCOPE_LOCAL, DIALECT_NATIVE, control_workers, false},
+    {"POST", "/control/workers/drain", SCOPE_LOCAL, DIALECT_NATIVE, control_drain_all, false},
+    {"POST", "/control/workers/:id/drain", SCOPE_LOCAL, DIALECT_NATIVE, control_drain, false},
 };
 const size_t control_route_count = ARRAY_SIZE(control_routes);

@@ -116,22 +116,22 @@ static void authorise(struct http_req *req, enum http_scope scope, void *ctx)
 }
 
 static const struct http_route routes[] = {
-    {"GET", "/", SCOPE_PUBLIC, DIALECT_NATIVE, h_root},
-    {"GET", "/healthz", SCOPE_PUBLIC, DIALECT_NATIVE, h_root},
-    {"GET", "/hello/:name", SCOPE_PUBLIC, DIALECT_NATIVE, h_hello},
-    {"DELETE", "/hello/:name/x/:id", SCOPE_PUBLIC, DIALECT_NATIVE, h_echo},
-    {"POST", "/echo", SCOPE_PUBLIC, DIALECT_NATIVE, h_echo},
-    {"DELETE", "/d", SCOPE_PUBLIC, DIALECT_NATIVE, h_root},
-    {"POST", "/hold", SCOPE_PUBLIC, DIALECT_NATIVE, h_hold},
-    {"GET", "/hold", SCOPE_PUBLIC, DIALECT_NATIVE, h_hold},
-    {"POST", "/orphan", SCOPE_PUBLIC, DIALECT_NATIVE, h_orphan},
-    {"GET", "/json", SCOPE_PUBLIC, DIALECT_NATIVE, h_json},
-    {"GET", "/too-long", SCOPE_PUBLIC, DIALECT_NATIVE, h_too_long},
-    {"GET", "/sse", SCOPE_PUBLIC, DIALECT_NATIVE, h_sse},
-    {"POST", "/fail", SCOPE_PUBLIC, DIALECT_NATIVE, h_fail},
-    {"POST", "/v1/messages", SCOPE_PUBLIC, DIALECT_ANTHROPIC, h_fail},
-    {"POST", "/v1/chat/completions", SCOPE_PUBLIC, DIALECT_OPENAI, h_fail},
-    {"GET", "/secret", SCOPE_KEY, DIALECT_ANTHROPIC, h_root},
+    {"GET", "/", SCOPE_PUBLIC, DIALECT_NATIVE, h_root, false},
+    {"GET", "/healthz", SCOPE_PUBLIC, DIALECT_NATIVE, h_root, false},
+    {"GET", "/hello/:name", SCOPE_PUBLIC, DIALECT_NATIVE, h_hello, false},
+    {"DELETE", "/hello/:name/x/:id", SCOPE_PUBLIC, DIALECT_NATIVE, h_echo, false},
+    {"POST", "/echo", SCOPE_PUBLIC, DIALECT_NATIVE, h_echo, false},
+    {"DELETE", "/d", SCOPE_PUBLIC, DIALECT_NATIVE, h_root, false},
+    {"POST", "/hold", SCOPE_PUBLIC, DIALECT_NATIVE, h_hold, false},
+    {"GET", "/hold", SCOPE_PUBLIC, DIALECT_NATIVE, h_hold, false},
+    {"POST", "/orphan", SCOPE_PUBLIC, DIALECT_NATIVE, h_orphan, false},
+    {"GET", "/json", SCOPE_PUBLIC, DIALECT_NATIVE, h_json, false},
+    {"GET", "/too-long", SCOPE_PUBLIC, DIALECT_NATIVE, h_too_long, false},
+    {"GET", "/sse", SCOPE_PUBLIC, DIALECT_NATIVE, h_sse, false},
+    {"POST", "/fail", SCOPE_PUBLIC, DIALECT_NATIVE, h_fail, false},
+    {"POST", "/v1/messages", SCOPE_PUBLIC, DIALECT_ANTHROPIC, h_fail, false},
+    {"POST", "/v1/chat/completions", SCOPE_PUBLIC, DIALECT_OPENAI, h_fail, false},
+    {"GET", "/secret", SCOPE_KEY, DIALECT_ANTHROPIC, h_root, false},
 };
 
 static struct fx *fx_new(void)
