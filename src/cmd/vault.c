@@ -84,7 +84,7 @@ static void note_failure(struct run *r, const struct err *err)
 
 /* --- sessions ----------------------------------------------------------------------------- */
 
-static void on_seals(void *ctx, const struct session_seal_count *counts, size_t count,
+static void on_seals(void *ctx, const struct seal_count *counts, size_t count,
                      const struct err *err)
 {
     struct run *r = ctx;

@@ -951,7 +951,7 @@ static void test_session_pages(void **state)
     assert_int_equal(page_of(fx, &want).count, 0);
 }
 
-static void got_seals(void *ctx, const struct session_seal_count *counts, size_t count,
+static void got_seals(void *ctx, const struct seal_count *counts, size_t count,
                       const struct err *err)
 {
     struct fx *fx = ctx;
