@@ -331,10 +331,8 @@ static int set_wal(struct sqlite_conn *conn, struct err *err)
 static int set_up(struct sqlite_conn *conn, struct err *err)
 {
     static const char *const pragmas[] = {
-        "PRAGMA synchronous=NORMAL",
-        "PRAGMA foreign_keys=ON",
-        "PRAGMA temp_store=MEMORY",
-        "PRAGMA cache_size=-16384",           /* KiB */
+        "PRAGMA synchronous=NORMAL",          "PRAGMA foreign_keys=ON",
+        "PRAGMA temp_store=MEMORY",           "PRAGMA cache_size=-16384", /* KiB */
         "PRAGMA journal_size_limit=67108864", /* a WAL that grew is cut back to this */
         "PRAGMA secure_delete=ON",            /* what was deleted or sealed does not stay behind */
     };

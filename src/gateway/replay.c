@@ -14,67 +14,18 @@
  * On one server a key has one object, and so one turn. Between servers the row decides: whoever
  * wrote it runs; it can be taken over when its lease has run out, for which the servers' clocks
  * have to agree to a few seconds. */
-#include "gateway/replay.h"
+#include "gateway/replay_internal.h"
 
 #include "core/clock.h"
 #include "core/log.h"
 #include "gateway/replay_request.h"
-#include "http/record.h"
 #include "metrics/metrics.h"
 
-#define HASH_FUNCTION HASH_FNV /* ids are hashes and random; the default warns under clang */
-#include <uthash.h>
+#define WAITER_TAG TAG4('R', 'P', 'L', 'W')
 
-#define REPLAYS_TAG TAG4('R', 'P', 'L', 'S')
-#define REPLAY_TAG  TAG4('R', 'P', 'L', 'Y')
-#define WAITER_TAG  TAG4('R', 'P', 'L', 'W')
-
-#define LEASE_MS      10000
-#define RENEW_MS      3000
-#define SWEEP_MS      60000
-#define CLAIMS_MAX    3  /* while rows come and go under it */
-#define STORES_MAX    10 /* one per RENEW_MS, while the database is away */
-#define OWNER_SIZE    23
-#define RECORD_COST   1024 /* of one in memory, beside its bytes */
-#define CONTEXT_SIZE  (REPLY_ID_SIZE + 8)
-#define SEAL_OVERHEAD 1024
-
-enum state { CLAIMING, RUNNING, OVER };
-
-struct replay {
-    uint32_t tag;
-    struct replays *rs;
-    struct node node; /* in rs->active or rs->over */
-    enum state state;
-    unsigned refs;          /* the table's and the database's */
-    char id[REPLY_ID_SIZE]; /* "" = without an Idempotency-Key */
-    char fingerprint[REPLY_FINGERPRINT_SIZE];
-    char request_id[ID_REQUEST_SIZE];
-    char api_key_id[ID_UUID_SIZE];
-    const char *route; /* a constant of the route table */
-    bool has_id, has_request, retired;
-    bool lookup; /* of a stream to be resumed: nothing is run */
-    bool loaded; /* from the database */
-    bool storing;
-    int claims, stores;
-    UT_hash_handle by_id, by_request;
-    struct list waiters; /* while CLAIMING */
-    struct http_record *record;
-    size_t counted;     /* of its bytes, in rs->bytes */
-    struct timer timer; /* RUNNING: nobody came back; OVER: nobody needs it any more */
-};
-
-struct replays {
-    uint32_t tag;
-    struct replays_opts opts;
-    char owner[OWNER_SIZE];
-    struct replay *ids, *requests;
-    struct list active; /* claiming or running */
-    struct list over;   /* oldest first */
-    size_t bytes;       /* in all records */
-    bool draining, stopped;
-    struct timer renew, sweep;
-};
+#define SWEEP_MS    60000
+#define CLAIMS_MAX  3    /* while rows come and go under it */
+#define RECORD_COST 1024 /* of one in memory, beside its bytes */
 
 struct waiter {
     uint32_t tag;
@@ -105,7 +56,7 @@ static struct metric detached_gauge = {
 
 /* --- objects ----------------------------------------------------------------------------- */
 
-static void unref(struct replay *r)
+void replay_unref(struct replay *r)
 {
     if (--r->refs > 0)
         return;
@@ -158,7 +109,7 @@ static void unlink_node(struct replay *r)
 
 static void unref_later(void *obj)
 {
-    unref(OBJ(obj, struct replay, REPLAY_TAG));
+    replay_unref(OBJ(obj, struct replay, REPLAY_TAG));
 }
 
 /* Out of the table; not from inside a callback of its record. */
@@ -189,25 +140,6 @@ static struct replay *new_replay(struct replays *rs, const struct http_req *req)
     list_push_back(&rs->active, &r->node);
     timer_init(&r->timer, rs->opts.loop, on_timer, r);
     return r;
-}
-
-static struct reply_claim claim_of(const struct replay *r)
-{
-    int64_t now = clock_wall_ms();
-    return (struct reply_claim){.id = r->id,
-                                .api_key_id = r->api_key_id,
-                                .fingerprint = r->fingerprint,
-                                .request_id = r->request_id,
-                                .owner = r->rs->owner,
-                                .now = now,
-                                .lease_until = now + LEASE_MS,
-                                .expires_at = now + r->rs->opts.ttl_s * 1000};
-}
-
-static const char *context_of(const char *id, char out[CONTEXT_SIZE])
-{
-    snprintf(out, CONTEXT_SIZE, "reply %s", id);
-    return out;
 }
 
 /* --- answering --------------------------------------------------------------------------- */
@@ -387,73 +319,16 @@ static void on_alone(void *ctx)
         timer_set(&r->timer, 0);
 }
 
-static void on_dropped(void *ctx, int64_t unused, const struct err *err)
-{
-    struct replay *r = OBJ(ctx, struct replay, REPLAY_TAG);
-    (void)unused;
-    if (err) /* its lease runs out */
-        log_warn("an unfinished idempotent request could not be removed, ignoring",
-                 LF_S("request_id", r->request_id), LF_S("error", err->msg));
-    unref(r);
-}
-
-static void drop_row(struct replay *r)
-{
-    struct reply_claim c = claim_of(r);
-    if (r->rs->stopped)
-        return; /* the lease runs out */
-    r->refs++;
-    reply_drop(r->rs->opts.db, &c, on_dropped, r);
-}
-
-static void on_stored(void *ctx, int64_t changes, const struct err *err)
-{
-    struct replay *r = OBJ(ctx, struct replay, REPLAY_TAG);
-    r->storing = err && r->stores < STORES_MAX && !r->retired;
-    if (!err && changes == 0)
-        log_warn("an idempotent answer was not stored: another server took its key over",
-                 LF_S("request_id", r->request_id));
-    else if (err)
-        log_error("an idempotent answer could not be stored", LF_S("request_id", r->request_id),
-                  LF_S("error", err->msg), LF_B("again", r->storing));
-    unref(r);
-}
-
-static void store(struct replay *r)
-{
-    char context[CONTEXT_SIZE];
-    const struct vault *vault = r->rs->opts.vault;
-    struct reply_claim c = claim_of(r);
-    struct buf plain, sealed;
-    size_t size = http_record_text_size(r->record);
-    buf_init(&plain, size);
-    buf_init(&sealed, size / 3 * 4 + SEAL_OVERHEAD);
-    if (http_record_is_whole(r->record)) {
-        http_record_write(r->record, &plain);
-        vault_seal(vault, context_of(r->id, context), buf_str(&plain), &sealed);
-        BUG_ON(!buf_ok(&plain) || !buf_ok(&sealed));
-    } else {
-        log_info("the answer is too large to be kept for its Idempotency-Key",
-                 LF_S("request_id", r->request_id));
-    }
-    r->storing = true;
-    r->stores++;
-    r->refs++;
-    reply_finish(r->rs->opts.db, &c, buf_str(&sealed), vault_key_id(vault, 0), on_stored, r);
-    buf_release(&plain);
-    buf_release(&sealed);
-}
-
 static void on_over(void *ctx)
 {
     struct replay *r = OBJ(ctx, struct replay, REPLAY_TAG);
     set_over(r);
     bool good = http_record_is_good(r->record);
     if (r->id[0] && good) {
-        store(r);
+        replay_row_store(r);
     } else if (r->id[0]) {
         forget_id(r);
-        drop_row(r);
+        replay_row_drop(r);
     }
     bool wanted = (r->id[0] && good) || http_record_events(r->record) > 0;
     timer_set(&r->timer, wanted ? r->rs->opts.grace_s * 1000 : 0);
@@ -470,7 +345,7 @@ static void on_timer(void *obj)
         count("abandoned");
         http_record_abandon(r->record); /* on_over() */
     } else if (r->state == OVER && (r->storing || http_record_followers(r->record) > 0)) {
-        timer_set(&r->timer, RENEW_MS);
+        timer_set(&r->timer, REPLAY_RENEW_MS);
     } else if (r->state == OVER) {
         retire(r);
     }
@@ -502,16 +377,7 @@ static void on_found(void *ctx, const struct reply_row *row, const struct err *e
 static void claim(struct replay *r)
 {
     snprintf(r->request_id, sizeof(r->request_id), "%s", http_req_id(first_waiter(r)->req));
-    struct reply_claim c = claim_of(r);
-    r->claims++;
-    r->refs++;
-    reply_claim(r->rs->opts.db, &c, on_claimed, r);
-}
-
-static void look(struct replay *r)
-{
-    r->refs++;
-    reply_find(r->rs->opts.db, r->id, clock_wall_ms(), on_found, r);
+    replay_row_claim(r, on_claimed);
 }
 
 /* It is this object's. The one it was claimed for may have left. */
@@ -519,7 +385,7 @@ static void use_claim(struct replay *r)
 {
     uint64_t unused;
     if (!r->waiters.len) {
-        drop_row(r);
+        replay_row_drop(r);
         retire(r);
     } else if (strcmp(http_req_id(first_waiter(r)->req), r->request_id) != 0) {
         claim(r);
@@ -532,32 +398,24 @@ static void on_claimed(void *ctx, int64_t claimed, const struct err *err)
 {
     struct replay *r = OBJ(ctx, struct replay, REPLAY_TAG);
     if (err) { /* whether the row is ours is not known: it is not to be run */
-        drop_row(r);
+        replay_row_drop(r);
         refuse_all(r, "unavailable", err);
     } else if (claimed) {
         use_claim(r);
     } else if (r->waiters.len) {
-        look(r);
+        replay_row_find(r, on_found);
     } else {
         retire(r);
     }
-    unref(r);
+    replay_unref(r);
 }
 
 /* --- what the database has --------------------------------------------------------------- */
 
 static int load(struct replay *r, const struct reply_row *row, struct err *err)
 {
-    char context[CONTEXT_SIZE];
-    struct buf plain;
-    buf_init(&plain, row->content.len);
     new_record(r);
-    int rc = vault_open(r->rs->opts.vault, context_of(r->id, context), row->content,
-                        row->sealed_with.len > 0, &plain, err);
-    if (rc == 0)
-        rc = http_record_read(r->record, buf_str(&plain), err);
-    buf_release(&plain);
-    if (rc != 0)
+    if (replay_row_open(r, row, err) != 0)
         return -1;
     set_over(r);
     r->loaded = true;
@@ -615,7 +473,7 @@ static void on_found(void *ctx, const struct reply_row *row, const struct err *e
         runs_elsewhere(&why);
         refuse_all(r, "conflict", &why);
     }
-    unref(r);
+    replay_unref(r);
 }
 
 /* --- a request comes --------------------------------------------------------------------- */
@@ -634,7 +492,7 @@ static void resume(struct replays *rs, struct http_req *req, const struct replay
         snprintf(r->request_id, sizeof(r->request_id), "%s", w->resumes);
         replay_id(r->api_key_id, w->key, r->id);
         wait_for(r, req, w->after);
-        look(r);
+        replay_row_find(r, on_found);
     } else {
         count("unknown");
         no_such_stream(&err);
@@ -688,34 +546,22 @@ void replays_enter(struct replays *rs, struct http_req *req)
 
 /* --- over time --------------------------------------------------------------------------- */
 
-static void on_renewed(void *ctx, int64_t changes, const struct err *err)
-{
-    struct replay *r = OBJ(ctx, struct replay, REPLAY_TAG);
-    if (!err && changes == 0 && r->state == RUNNING)
-        log_warn("an idempotent request was taken over by another server while it runs here",
-                 LF_S("request_id", r->request_id));
-    unref(r);
-}
-
 static void on_renew(void *obj)
 {
     struct replays *rs = OBJ(obj, struct replays, REPLAYS_TAG);
     LIST_EACH(&rs->active, n)
     {
         struct replay *r = container_of(n, struct replay, node);
-        struct reply_claim c = claim_of(r);
-        if (r->state != RUNNING || !r->id[0])
-            continue;
-        r->refs++;
-        reply_renew(rs->opts.db, &c, on_renewed, r);
+        if (r->state == RUNNING && r->id[0])
+            replay_row_renew(r);
     }
     LIST_EACH(&rs->over, n)
     {
         struct replay *r = container_of(n, struct replay, node);
         if (r->storing && r->refs == 1) /* the last try has failed */
-            store(r);
+            replay_row_store(r);
     }
-    timer_set(&rs->renew, RENEW_MS);
+    timer_set(&rs->renew, REPLAY_RENEW_MS);
 }
 
 static void on_swept(void *ctx, int64_t gone, const struct err *err)
@@ -775,11 +621,11 @@ struct replays *replays_new(const struct replays_opts *opts)
 {
     struct replays *rs = x_calloc(1, sizeof(*rs));
     *rs = (struct replays){.tag = REPLAYS_TAG, .opts = *opts};
-    id_alnum(rs->owner, OWNER_SIZE - 1);
+    id_alnum(rs->owner, REPLAY_OWNER_SIZE - 1);
     list_init(&rs->active);
     list_init(&rs->over);
     timer_init(&rs->renew, opts->loop, on_renew, rs);
-    timer_set(&rs->renew, RENEW_MS);
+    timer_set(&rs->renew, REPLAY_RENEW_MS);
     timer_init(&rs->sweep, opts->loop, on_sweep, rs);
     timer_set(&rs->sweep, 1000);
     metric_register(&replays_total);

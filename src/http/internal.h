@@ -10,7 +10,6 @@
 #include "core/list.h"
 #include "http/guard.h"
 #include "http/http.h"
-#include "http/record.h"
 
 #include <event2/buffer.h>
 #include <event2/bufferevent.h>
@@ -177,17 +176,6 @@ void reply_headers(struct http_req *req, int status, const char *content_type);
 
 /* --- stream.c -------------------------------------------------------------------------- */
 void stream_send(struct http_req *req, struct str data); /* to the client, and nowhere else */
-
-/* --- record.c: the reply of a request, as it is written. rec is req->record ------------- */
-void record_head(struct http_record *rec, int status, const struct evkeyvalq *headers);
-void record_whole(struct http_record *rec, struct str body); /* a plain reply, and its end */
-void record_stream(struct http_record *rec, struct str bytes);
-void record_comment(struct http_record *rec, struct str bytes); /* for who listens now */
-uint64_t record_next_event(struct http_record *rec);            /* the number of the next event */
-/* The reply is complete, or (end false) will never be: req->record is dead afterwards. */
-void record_end(struct http_req *req, bool end);
-/* The client has left: true, the request goes on without it. */
-bool record_detaches(struct http_record *rec);
 
 /* --- observe.c: access log and metrics ------------------------------------------------- */
 void observe_request(const struct http_req *req, bool aborted);

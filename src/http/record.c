@@ -10,21 +10,23 @@
  *   the body */
 #include "http/record.h"
 
-#include "http/internal.h"
+#include "http/recorder.h"
 
 #include <event2/keyvalq_struct.h>
 
 #define RECORD_TAG   TAG4('R', 'E', 'C', 'D')
 #define FOLLOWER_TAG TAG4('F', 'O', 'L', 'L')
 
-#define HEAD_MAX  ((size_t)64 << 10)
-#define AHEAD_MAX ((size_t)256 << 10) /* of a follower's connection; the rest waits in the record \
-                                       */
-#define AHEAD_LOW  ((size_t)64 << 10)
-#define PIECE_MAX  ((size_t)64 << 10)
-#define ID_MAX     64
-#define KEPT_PARTS 4 /* a full record is trimmed by one part in so many: moving bytes is not free \
-                      */
+#define HEAD_MAX ((size_t)64 << 10)
+#define AHEAD_MAX                                                                   \
+    ((size_t)256 << 10) /* of a follower's connection; the rest waits in the record \
+                         */
+#define AHEAD_LOW ((size_t)64 << 10)
+#define PIECE_MAX ((size_t)64 << 10)
+#define ID_MAX    64
+#define KEPT_PARTS                                                                 \
+    4 /* a full record is trimmed by one part in so many: moving bytes is not free \
+       */
 
 struct http_record {
     uint32_t tag;

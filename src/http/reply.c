@@ -1,5 +1,5 @@
 /* reply.c - whole replies: status, headers, body. Streams are in stream.c. */
-#include "http/internal.h"
+#include "http/recorder.h"
 
 #include "core/log.h"
 

@@ -5,7 +5,7 @@
  * reply or is lost. req_end() runs when both are; a lost connection whose owner did not ask to be
  * told leaves the request as an orphan (conn == NULL) until the owner answers into the void. A
  * recorded one goes on in the same way, detached, and its owner is told only if it is abandoned. */
-#include "http/internal.h"
+#include "http/recorder.h"
 
 #include "core/log.h"
 

@@ -1,6 +1,6 @@
 /* sse.c - server-sent events on top of a stream. One event is one chunk. A line break inside data
  * begins a new "data:" line, which the client joins again. */
-#include "http/internal.h"
+#include "http/recorder.h"
 
 #define EVENT_MAX ((size_t)64 << 20) /* far above any event; the limit every buffer must have */
 

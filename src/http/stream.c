@@ -4,7 +4,7 @@
  * because evhttp_send_reply_chunk() costs four buffer chains per piece. Everything written in one
  * turn of the loop leaves in one system call. HTTP/1.0 clients get the body unframed and the end
  * of the connection as its end. */
-#include "http/internal.h"
+#include "http/recorder.h"
 
 void http_stream_begin(struct http_req *req, int status, const char *content_type)
 {
