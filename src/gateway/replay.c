@@ -486,11 +486,11 @@ static void resume(struct replays *rs, struct http_req *req, const struct replay
                 strcmp(r->route, http_req_route(req)) == 0;
     if (mine) {
         follow(r, req, w->after);
-    } else if (w->key.len) { /* it may be stored */
+    } else if (w->key[0]) { /* it may be stored */
         r = new_replay(rs, req);
         r->lookup = true;
         snprintf(r->request_id, sizeof(r->request_id), "%s", w->resumes);
-        replay_id(r->api_key_id, w->key, r->id);
+        replay_id(r->api_key_id, str_c(w->key), r->id);
         wait_for(r, req, w->after);
         replay_row_find(r, on_found);
     } else {
@@ -536,8 +536,8 @@ void replays_enter(struct replays *rs, struct http_req *req)
         http_reply_error(req, &err);
     else if (w.resumes[0])
         resume(rs, req, &w);
-    else if (w.key.len)
-        run_once(rs, req, w.key);
+    else if (w.key[0])
+        run_once(rs, req, str_c(w.key));
     else if (w.resumable)
         run(new_replay(rs, req), req);
     else

@@ -4,23 +4,26 @@
 #include <ctype.h>
 #include <sodium.h>
 
-#define KEY_MAX       255
-#define HASH_BYTES    32
-#define EVENT_DIGITS  10
-#define VERSIONS_SIZE ((size_t)8 << 10)
+#define HASH_BYTES   32
+#define EVENT_DIGITS 10
+#define HEADERS_MAX  ((size_t)8 << 10)
 
-static int read_key(const struct http_req *req, struct str *ret, struct err *err)
+/* Two lines are a list, which has a space in it. */
+static int read_key(const struct http_req *req, char ret[REPLAY_KEY_SIZE], struct err *err)
 {
-    const char *value = http_req_header(req, IDEMPOTENCY_KEY);
-    *ret = str_trim(str_c(value));
-    if (!value)
+    AUTO(buf_release) struct buf value;
+    buf_init(&value, HEADERS_MAX);
+    ret[0] = '\0';
+    if (!http_req_header_all(req, IDEMPOTENCY_KEY, &value) && buf_ok(&value))
         return 0;
-    bool good = ret->len > 0 && ret->len <= KEY_MAX;
-    for (size_t i = 0; i < ret->len && good; i++)
-        good = ret->p[i] > 0x20 && ret->p[i] < 0x7f;
+    bool good = buf_ok(&value) && value.len > 0 && value.len < REPLAY_KEY_SIZE;
+    for (size_t i = 0; i < value.len && good; i++)
+        good = value.data[i] > 0x20 && value.data[i] < 0x7f;
     if (!good)
         return err_field(err, IDEMPOTENCY_KEY,
-                         "must be 1 to %d visible ASCII characters, without spaces", KEY_MAX);
+                         "must be 1 to %d visible ASCII characters, without spaces",
+                         REPLAY_KEY_SIZE - 1);
+    snprintf(ret, REPLAY_KEY_SIZE, "%s", value.data);
     return 0;
 }
 
@@ -61,7 +64,7 @@ static int read_event_id(const struct http_req *req, struct replay_wish *ret, st
 
 int replay_read(const struct http_req *req, struct replay_wish *ret, struct err *err)
 {
-    if (read_key(req, &ret->key, err) != 0 || read_resumable(req, &ret->resumable, err) != 0)
+    if (read_key(req, ret->key, err) != 0 || read_resumable(req, &ret->resumable, err) != 0)
         return -1;
     return read_event_id(req, ret, err);
 }
@@ -101,7 +104,7 @@ void replay_fingerprint(struct http_req *req, struct str key, char out[REPLY_FIN
     hash_part(&state, str_c(http_req_target(req)));
     for (size_t i = 0; i < ARRAY_SIZE(versions); i++) {
         AUTO(buf_release) struct buf value;
-        buf_init(&value, VERSIONS_SIZE);
+        buf_init(&value, HEADERS_MAX);
         http_req_header_all(req, versions[i], &value);
         hash_part(&state, buf_str(&value));
     }

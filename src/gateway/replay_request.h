@@ -9,8 +9,10 @@
 #define LAST_EVENT_ID   "Last-Event-ID"
 #define RESUMABLE       "X-Claudegate-Resumable"
 
+#define REPLAY_KEY_SIZE 256
+
 struct replay_wish {
-    struct str key; /* "" = none; borrowed from the headers */
+    char key[REPLAY_KEY_SIZE]; /* "" = none */
     bool resumable;
     char resumes[ID_REQUEST_SIZE]; /* the request whose stream is to be resumed, "" = none */
     uint64_t after;                /* behind this event */

@@ -1,15 +1,13 @@
 /* replay_row.c - the row of a request with an Idempotency-Key: claimed, renewed, finished, dropped.
  *
- * The answer's text (http/record.h) is sealed for "reply <id>" with the first master key, where
- * there is one. */
+ * The answer's text (http/record.h) is sealed where there is a master key (replay_seal.h). */
 #include "core/clock.h"
 #include "core/log.h"
 #include "gateway/replay_internal.h"
+#include "gateway/replay_seal.h"
 
-#define LEASE_MS      10000
-#define CONTEXT_SIZE  (REPLY_ID_SIZE + 8)
-#define SEAL_OVERHEAD 1024
-#define STORES_MAX    10 /* one per REPLAY_RENEW_MS, while the database is away */
+#define LEASE_MS   10000
+#define STORES_MAX 10 /* one per REPLAY_RENEW_MS, while the database is away */
 
 static struct reply_claim claim_of(const struct replay *r)
 {
@@ -22,12 +20,6 @@ static struct reply_claim claim_of(const struct replay *r)
                                 .now = now,
                                 .lease_until = now + LEASE_MS,
                                 .expires_at = now + r->rs->opts.ttl_s * 1000};
-}
-
-static const char *context_of(const char *id, char out[CONTEXT_SIZE])
-{
-    snprintf(out, CONTEXT_SIZE, "reply %s", id);
-    return out;
 }
 
 void replay_row_claim(struct replay *r, count_done_fn *done)
@@ -46,11 +38,8 @@ void replay_row_find(struct replay *r, reply_done_fn *done)
 
 int replay_row_open(struct replay *r, const struct reply_row *row, struct err *err)
 {
-    char context[CONTEXT_SIZE];
     struct buf plain;
-    buf_init(&plain, row->content.len);
-    int rc = vault_open(r->rs->opts.vault, context_of(r->id, context), row->content,
-                        row->sealed_with.len > 0, &plain, err);
+    int rc = replay_unseal(r->rs->opts.vault, row, &plain, err);
     if (rc == 0)
         rc = http_record_read(r->record, buf_str(&plain), err);
     buf_release(&plain);
@@ -91,17 +80,16 @@ static void on_stored(void *ctx, int64_t changes, const struct err *err)
 
 void replay_row_store(struct replay *r)
 {
-    char context[CONTEXT_SIZE];
     const struct vault *vault = r->rs->opts.vault;
     struct reply_claim c = claim_of(r);
     struct buf plain, sealed;
     size_t size = http_record_text_size(r->record);
     buf_init(&plain, size);
-    buf_init(&sealed, size / 3 * 4 + SEAL_OVERHEAD);
+    buf_init(&sealed, 1); /* "": lost */
     if (http_record_is_whole(r->record)) {
         http_record_write(r->record, &plain);
-        vault_seal(vault, context_of(r->id, context), buf_str(&plain), &sealed);
-        BUG_ON(!buf_ok(&plain) || !buf_ok(&sealed));
+        BUG_ON(!buf_ok(&plain));
+        replay_seal(vault, r->id, buf_str(&plain), &sealed);
     } else {
         log_info("the answer is too large to be kept for its Idempotency-Key",
                  LF_S("request_id", r->request_id));
