@@ -196,6 +196,7 @@ static void follow(struct replay *r, struct http_req *req, uint64_t after)
 {
     struct err err;
     bool is_over = http_record_is_over(r->record);
+    http_req_drop_body(req); /* nobody reads it any more, and it may have to wait for long */
     if (!after)
         http_set_header(req, "idempotent-replayed", "true");
     log_info("request gets another one's reply", LF_S("request_id", http_req_id(req)),
@@ -208,7 +209,7 @@ static void follow(struct replay *r, struct http_req *req, uint64_t after)
         return;
     }
     count(after ? "resumed" : is_over ? "replayed" : "followed");
-    if (!is_over)
+    if (!is_over && http_record_followers(r->record) > 0)
         timer_stop(&r->timer); /* somebody has come back */
 }
 

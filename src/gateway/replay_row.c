@@ -84,6 +84,8 @@ void replay_row_store(struct replay *r)
     struct reply_claim c = claim_of(r);
     struct buf plain, sealed;
     size_t size = http_record_text_size(r->record);
+    if (r->rs->stopped)
+        return;
     buf_init(&plain, size);
     buf_init(&sealed, 1); /* "": lost */
     if (http_record_is_whole(r->record)) {

@@ -7,7 +7,7 @@
 #include "http/record.h"
 
 void record_head(struct http_record *rec, int status, const struct evkeyvalq *headers);
-void record_whole(struct http_record *rec, struct str body); /* a plain reply, and its end */
+void record_whole(struct http_record *rec, struct str body); /* of a plain reply */
 void record_stream(struct http_record *rec, struct str bytes);
 void record_comment(struct http_record *rec, struct str bytes); /* for who listens now */
 uint64_t record_next_event(struct http_record *rec);            /* the number of the next event */

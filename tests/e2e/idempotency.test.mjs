@@ -10,8 +10,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import Anthropic from '@anthropic-ai/sdk';
 import OpenAI from 'openai';
 
-import { eventually, Gateway, tempDir } from './lib/gateway.mjs';
-import { ask, CutProxy, DIALECTS, events, idOf, MODEL, open, readAndLeave } from './lib/replays.mjs';
+import { eventually, tempDir } from './lib/gateway.mjs';
+import {
+  ask, CutProxy, DIALECTS, events, idOf, MODEL, open, readAndLeave, say, startReal,
+} from './lib/replays.mjs';
 import { Upstream } from './lib/upstream.mjs';
 
 const LIMIT = { timeout: 120_000 };
@@ -29,19 +31,12 @@ after(async () => {
 });
 beforeEach(() => up.reset());
 
-function start({ config = {}, ...options } = {}) {
-  return Gateway.start({
-    claude: 'real', upstream: up, ...options,
-    config: { upstream: { max_retries: 0 }, pool: { max_workers: 3 }, ...config },
-  });
-}
+const start = (options) => startReal(up, options);
 
 let keys = 0;
 const fresh = () => ({ 'idempotency-key': `key-${process.pid}-${++keys}` });
-const say = (text, more = {}) => ({ blocks: [{ type: 'text', text }], ...more });
 const calls = async () => (await up.requests()).length;
 const replayed = (reply) => reply.headers['idempotent-replayed'];
-const rowsOf = async (server, text) => (await server.usageRows()).filter(text);
 
 for (const dialect of Object.keys(DIALECTS)) {
   for (const stream of [false, true]) {

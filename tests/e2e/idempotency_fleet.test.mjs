@@ -4,9 +4,9 @@ import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { after, before, beforeEach, test } from 'node:test';
 
-import { eventually, Gateway, tempDir } from './lib/gateway.mjs';
+import { eventually, tempDir } from './lib/gateway.mjs';
 import { Postgres } from './lib/postgres.mjs';
-import { ask, DIALECTS, events, idOf, open, readAndLeave } from './lib/replays.mjs';
+import { ask, DIALECTS, events, idOf, open, readAndLeave, say, startReal } from './lib/replays.mjs';
 import { Upstream } from './lib/upstream.mjs';
 
 const LIMIT = { timeout: 120_000 };
@@ -32,10 +32,9 @@ beforeEach(() => up.reset());
 
 async function fleet(test) {
   const url = await pg.createDatabase();
-  const servers = await Promise.all([1, 2].map(() => Gateway.start({
-    claude: 'real', upstream: up, postgres: pg, test, dataDir: join(tempDir(), 'data'),
+  const servers = await Promise.all([1, 2].map(() => startReal(up, {
+    postgres: pg, test, dataDir: join(tempDir(), 'data'),
     env: { DATABASE_URL: url, CLAUDEGATE_DATABASE_CONNECT_TIMEOUT_MS: '500' },
-    config: { upstream: { max_retries: 0 }, pool: { max_workers: 2 } },
   })));
   started.push(...servers);
   return servers;
@@ -43,7 +42,6 @@ async function fleet(test) {
 
 let keys = 0;
 const fresh = () => ({ 'idempotency-key': `key-${process.pid}-${++keys}` });
-const say = (text, more = {}) => ({ blocks: [{ type: 'text', text }], ...more });
 const calls = async () => (await up.requests()).length;
 const replayed = (reply) => reply.headers['idempotent-replayed'];
 /** As an SDK does: again after each 409. */
@@ -69,6 +67,7 @@ for (const dialect of Object.keys(DIALECTS)) {
       const elsewhere = await ask(b, dialect, 'other', { key, headers, stream });
       assert.equal(elsewhere.status, 422);
     }
+    await b.usageRows(); // its journal, too, is in the database now
     const rows = await a.usageRows();
     assert.equal(rows.filter((row) => row.endpoint === DIALECTS[dialect].path).length, 2);
   });

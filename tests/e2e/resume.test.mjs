@@ -7,8 +7,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import Anthropic from '@anthropic-ai/sdk';
 import OpenAI from 'openai';
 
-import { eventually, Gateway } from './lib/gateway.mjs';
-import { ask, DIALECTS, events, idOf, MODEL, open, readAndLeave } from './lib/replays.mjs';
+import { eventually } from './lib/gateway.mjs';
+import {
+  ask, DIALECTS, events, idOf, MODEL, open, readAndLeave, say, startReal,
+} from './lib/replays.mjs';
 import { Upstream } from './lib/upstream.mjs';
 
 const LIMIT = { timeout: 120_000 };
@@ -27,14 +29,8 @@ after(async () => {
 });
 beforeEach(() => up.reset());
 
-function start({ config = {}, ...options } = {}) {
-  return Gateway.start({
-    claude: 'real', upstream: up, ...options,
-    config: { upstream: { max_retries: 0 }, pool: { max_workers: 3 }, ...config },
-  });
-}
+const start = (options) => startReal(up, options);
 
-const say = (text, more = {}) => ({ blocks: [{ type: 'text', text }], ...more });
 const calls = async () => (await up.requests()).length;
 const detached = (server = gw) => server.metrics('claudegate_replay_detached');
 const resume = (server, dialect, id, options = {}) => ask(server, dialect, '', {
@@ -85,6 +81,7 @@ test('the official SDKs read a stream with ids', LIMIT, async () => {
   assert.equal(completion.choices[0].message.content, WORDS);
   const response = await openai.responses.stream({ model: MODEL, input: 'hello' }).finalResponse();
   assert.equal(response.output_text, WORDS);
+  assert.ok(await gw.metrics('claudegate_replay_records') >= 3, 'they were such streams');
 });
 
 test('any number of followers, and one that comes back again and again', LIMIT, async () => {

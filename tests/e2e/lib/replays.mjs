@@ -3,6 +3,8 @@
 import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
 
+import { Gateway } from './gateway.mjs';
+
 export const MODEL = 'claude-sonnet-4-5';
 
 /** The paid paths, and a request of each. */
@@ -23,6 +25,17 @@ export const DIALECTS = {
     body: (text, stream) => ({ model: MODEL, stream, input: text }),
   },
 };
+
+/** A server with the real claude program that tells every failure of upstream at once. */
+export function startReal(up, { config = {}, ...options } = {}) {
+  return Gateway.start({
+    claude: 'real', upstream: up, ...options,
+    config: { upstream: { max_retries: 0 }, pool: { max_workers: 3 }, ...config },
+  });
+}
+
+/** A step of the stand-in: it says this. */
+export const say = (text, more = {}) => ({ blocks: [{ type: 'text', text }], ...more });
 
 /** POSTs in one key's name: (dialect, text, {stream, headers, key, signal}) to a whole reply. */
 export async function ask(gw, dialect, text, { stream = false, headers, key, signal, body } = {}) {
