@@ -501,7 +501,7 @@ int http_record_read(struct http_record *rec, struct str text, struct err *err)
     buf_release(&rec->body);
     buf_init(&rec->body, text.len);
     buf_add(&rec->body, rest.p + head + 1, rest.len - head - 1);
-    rec->last_event = count_events(buf_str(&rec->body));
+    rec->last_event = rec->stream ? count_events(buf_str(&rec->body)) : 0;
     rec->over = rec->complete = true;
     return 0;
 }
