@@ -345,7 +345,9 @@ static void on_timer(void *obj)
         log_info("nobody came back for the reply", LF_S("request_id", r->request_id));
         count("abandoned");
         http_record_abandon(r->record); /* on_over() */
-    } else if (r->state == OVER && (r->storing || http_record_followers(r->record) > 0)) {
+    } else if (r->state == OVER && r->storing) {
+        r->due = true; /* and then the timer is set again */
+    } else if (r->state == OVER && http_record_followers(r->record) > 0) {
         timer_set(&r->timer, REPLAY_RENEW_MS);
     } else if (r->state == OVER) {
         retire(r);

@@ -28,9 +28,9 @@ struct replay {
     char api_key_id[ID_UUID_SIZE];
     const char *route; /* a constant of the route table */
     bool has_id, has_request, retired;
-    bool lookup; /* of a stream to be resumed: nothing is run */
-    bool loaded; /* from the database */
-    bool storing;
+    bool lookup;       /* of a stream to be resumed: nothing is run */
+    bool loaded;       /* from the database */
+    bool storing, due; /* due: to be retired once it is stored */
     int claims, stores;
     UT_hash_handle by_id, by_request;
     struct list waiters; /* while CLAIMING */

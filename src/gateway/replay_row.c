@@ -75,6 +75,8 @@ static void on_stored(void *ctx, int64_t changes, const struct err *err)
     else if (err)
         log_error("an idempotent answer could not be stored", LF_S("request_id", r->request_id),
                   LF_S("error", err->msg), LF_B("again", r->storing));
+    if (r->due && !r->storing && !r->retired)
+        timer_set(&r->timer, 0);
     replay_unref(r);
 }
 
