@@ -13,6 +13,7 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "gateway/gateway.h"
+#include "gateway/replay.h"
 #include "metrics/metrics.h"
 #include "setup/make_key.h"
 #include "setup/setup.h"
@@ -492,6 +493,20 @@ static struct sessions *open_sessions(const struct app *a)
     return sessions_new(&o);
 }
 
+static struct replays *open_replays(const struct app *a)
+{
+    const struct conf *c = a->conf;
+    struct replays_opts o = {.loop = a->loop,
+                             .db = a->gw.db,
+                             .vault = a->gw.vault,
+                             .ttl_s = c->idempotency.ttl,
+                             .grace_s = c->resume.grace,
+                             .key_bytes = (size_t)c->idempotency.max_bytes,
+                             .stream_bytes = (size_t)c->resume.max_bytes,
+                             .total_bytes = (size_t)c->resume.max_total_bytes};
+    return replays_new(&o);
+}
+
 static int open_all(struct app *a, struct err *err)
 {
     struct gateway *g = &a->gw;
@@ -511,6 +526,7 @@ static int open_all(struct app *a, struct err *err)
     g->throttle = throttle_new(g->shared, c->auth.max_failures);
     g->proxies = networks_new(c->server.trusted_proxies);
     g->sessions = open_sessions(a);
+    g->replays = open_replays(a);
     g->cli_version = a->claude_version;
     if (open_sandbox(a, err) != 0 || open_agent(a, err) != 0)
         return -1;
@@ -723,6 +739,7 @@ static void close_all(struct app *a)
     if (g->db)
         db_close(g->db);
     workspaces_free(g->workspaces);
+    replays_free(g->replays);
     sessions_free(g->sessions);
     limits_free(g->limits);
     prices_free(g->prices);

@@ -6,6 +6,7 @@
  * new key first. A row that does not open is left as it is and told. */
 #include "auth/signature.h"
 #include "cmd/cmd.h"
+#include "gateway/replay_seal.h"
 #include "session/content.h"
 #include "setup/setup.h"
 #include "store/store.h"
@@ -21,13 +22,15 @@
 
 static void usage(FILE *out)
 {
-    fputs("Usage: claudegate vault status|rotate [--config FILE]\n\n"
-          "  status  with which master keys sessions and signing secrets are sealed; exits with 1\n"
-          "          when something is not sealed with the first key, or its key is missing\n"
-          "  rotate  seals all of it with the first key; servers may run meanwhile\n\n"
-          "To change the master key: put the new one in front of the old one (vault.master_key or\n"
-          "vault.master_key_file), restart the servers, rotate, remove the old one, restart.\n",
-          out);
+    fputs(
+        "Usage: claudegate vault status|rotate [--config FILE]\n\n"
+        "  status  with which master keys sessions, kept replies and signing secrets are sealed;\n"
+        "          exits with 1 when something is not sealed with the first key, or its key is\n"
+        "          missing\n"
+        "  rotate  seals all of it with the first key; servers may run meanwhile\n\n"
+        "To change the master key: put the new one in front of the old one (vault.master_key or\n"
+        "vault.master_key_file), restart the servers, rotate, remove the old one, restart.\n",
+        out);
 }
 
 struct tally { /* of one kind of values */
@@ -50,7 +53,8 @@ struct run {
     struct tally *tally;
     struct session_row *rows; /* of the batch at work */
     size_t row_count;
-    struct buf stored; /* the row at work, sealed anew */
+    struct reply_row reply; /* at work */
+    struct buf stored;      /* the row at work, sealed anew */
     int64_t version, count;
     bool found, failed;
     struct api_key *keys;
@@ -84,7 +88,7 @@ static void note_failure(struct run *r, const struct err *err)
 
 /* --- sessions ----------------------------------------------------------------------------- */
 
-static void on_seals(void *ctx, const struct session_seal_count *counts, size_t count,
+static void on_seals(void *ctx, const struct seal_count *counts, size_t count,
                      const struct err *err)
 {
     struct run *r = ctx;
@@ -177,6 +181,60 @@ static int rotate_sessions(struct run *r, struct outcome *out)
         }
     } while (rc == 0 && r->row_count == BATCH);
     free(TAKE_PTR(r->rows));
+    return rc;
+}
+
+/* --- answers kept for an Idempotency-Key -------------------------------------------------- */
+
+static int count_replies(struct run *r)
+{
+    begin(r);
+    reply_seal_counts(r->db, on_seals, r);
+    return setup_wait(&r->wait);
+}
+
+/* One at a time: each may be large. */
+static void on_reply(void *ctx, const struct reply_row *rows, size_t count, const struct err *err)
+{
+    struct run *r = ctx;
+    struct err why;
+    r->found = count > 0;
+    if (count > 0) {
+        r->reply = *rows; /* only the ids are used */
+        if (replay_reseal(r->vault, rows, &r->stored, &why) != 0)
+            note_failure(r, &why);
+    }
+    setup_answered(&r->wait, err);
+}
+
+static int write_reply(struct run *r)
+{
+    begin(r);
+    reply_reseal(r->db, r->reply.id, r->reply.request_id, buf_str(&r->stored),
+                 vault_key_id(r->vault, 0), on_written, r);
+    return setup_wait(&r->wait);
+}
+
+static int rotate_replies(struct run *r, struct outcome *out)
+{
+    char after[REPLY_ID_SIZE] = "";
+    int rc;
+    do {
+        begin(r);
+        r->found = r->failed = false;
+        r->stored = (struct buf){0};
+        reply_list_unsealed(r->db, vault_key_id(r->vault, 0), after, 1, on_reply, r);
+        rc = setup_wait(&r->wait);
+        if (rc == 0 && r->found && !r->failed)
+            rc = write_reply(r);
+        out->failed += r->failed;
+        if (rc == 0 && r->found && !r->failed) {
+            out->sealed += r->count == 1;
+            out->changed += r->count == 0;
+        }
+        buf_release(&r->stored);
+        memcpy(after, r->reply.id, sizeof(after));
+    } while (rc == 0 && r->found);
     return rc;
 }
 
@@ -294,6 +352,7 @@ static const struct kind {
     int (*rotate)(struct run *r, struct outcome *out);
 } kinds[] = {
     {"sessions", count_sessions, rotate_sessions},
+    {"replies", count_replies, rotate_replies},
     {"signing secrets", count_secrets, rotate_secrets},
 };
 

@@ -153,6 +153,15 @@ struct conf {
         int64_t max_bytes; /* 67108864: of all kept answers; in Redis: of each server */
     } cache;
     struct {
+        int64_t ttl;       /* seconds, 86400: how long an answer is kept for its Idempotency-Key */
+        int64_t max_bytes; /* 8388608: of one such answer */
+    } idempotency;
+    struct {
+        int64_t grace;           /* seconds, 30: a turn goes on without its client */
+        int64_t max_bytes;       /* 8388608: held of one stream */
+        int64_t max_total_bytes; /* 268435456: of all of them */
+    } resume;
+    struct {
         int64_t max_failures;     /* 20 per minute and address; 0 = no limit */
         int64_t signature_window; /* seconds, 300 */
     } auth;

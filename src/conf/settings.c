@@ -278,6 +278,22 @@ const struct setting settings[] = {
      RANGE(2 * MIB, 1024 * GIB), .def = "67108864",
      .help = "Memory for kept answers, the oldest go first; with Redis they are there instead, and "
              "each server keeps at most so much there."},
+    {.name = "idempotency.ttl", .kind = SET_SECONDS, AT(idempotency.ttl), RANGE(1, 365 * DAY),
+     .def = "86400",
+     .help = "How long the answer to a request with an Idempotency-Key is kept for its repetition."},
+    {.name = "idempotency.max_bytes", .kind = SET_BYTES, AT(idempotency.max_bytes),
+     RANGE(1024, GIB / 8), .def = "8388608",
+     .help = "Largest answer that is kept; a request that repeats a larger one gets 409."},
+    {.name = "resume.grace", .kind = SET_SECONDS, AT(resume.grace), RANGE(0, 3600), .def = "30",
+     .help = "How long a turn goes on after its client has left, when the request can be resumed or "
+             "has an Idempotency-Key; and how long its stream is held after its end."},
+    {.name = "resume.max_bytes", .kind = SET_BYTES, AT(resume.max_bytes), RANGE(1024, GIB / 8),
+     .def = "8388608",
+     .help = "What is held of one resumable stream; the oldest events of a longer one go first."},
+    {.name = "resume.max_total_bytes", .kind = SET_BYTES, AT(resume.max_total_bytes),
+     RANGE(16384, 64 * GIB), .def = "268435456",
+     .help = "What is held of all such streams and answers together; finished ones go first, the "
+             "oldest before the others."},
 
     {.name = "auth.max_failures", .kind = SET_INT, AT(auth.max_failures), RANGE(0, 1000000),
      .def = "20",

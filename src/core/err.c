@@ -24,6 +24,8 @@ static const struct err_info table[] = {
                       NULL, false},
     [ERR_SESSION_BUSY] = {"session_busy", 409, "conflict_error", 409, "invalid_request_error",
                           "session_busy", NULL, false},
+    [ERR_KEY_REUSED] = {"idempotency_key_reused", 422, "invalid_request_error", 422,
+                        "invalid_request_error", "idempotency_key_reused", NULL, false},
     [ERR_TOO_LARGE] = {"request_too_large", 413, "request_too_large", 413, "invalid_request_error",
                        "request_too_large", NULL, false},
     [ERR_RATE_LIMITED] = {"rate_limited", 429, "rate_limit_error", 429, "requests",

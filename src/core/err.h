@@ -19,6 +19,7 @@ enum err_code {
     ERR_METHOD,       /* path exists, method does not */
     ERR_CONFLICT,     /* already exists */
     ERR_SESSION_BUSY, /* one turn at a time */
+    ERR_KEY_REUSED,   /* an Idempotency-Key that belongs to a different request */
     ERR_TOO_LARGE,    /* request body or derived object over its limit */
     ERR_RATE_LIMITED, /* requests per minute */
     ERR_QUOTA,        /* day or budget spent */

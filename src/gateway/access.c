@@ -2,6 +2,7 @@
  *
  * The route table's scope column decides; handlers never check credentials themselves. */
 #include "gateway/gateway.h"
+#include "gateway/replay.h"
 
 #include "metrics/metrics.h"
 
@@ -84,9 +85,10 @@ static void on_signature(void *ctx, const struct err *err)
         return;
     }
     struct auth_key *k = TAKE_PTR(a->key);
+    struct replays *replays = a->g->replays;
     struct http_req *req = leave(a);
     http_req_set_data(req, k, key_unref);
-    http_req_proceed(req);
+    replays_enter(replays, req); /* to its handler, or to another request's reply */
 }
 
 static void on_verified(void *ctx, struct auth_key *k, const struct err *err)

@@ -17,6 +17,8 @@
 #include "session/workspace.h"
 #include "vault/vault.h"
 
+struct replays; /* replay.h */
+
 /* What every handler gets as its ctx; built once by app.c, all parts borrowed. */
 struct gateway {
     uint32_t tag; /* GATEWAY_TAG */
@@ -33,6 +35,7 @@ struct gateway {
     struct inflight *inflight;
     struct prices *prices;
     struct sessions *sessions;
+    struct replays *replays;
     struct pool *pool;
     struct upstream *upstream;
     json_t *models; /* what upstream offers, asked for at models_at_ms (clock_mono_ms); NULL = not

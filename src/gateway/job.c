@@ -6,9 +6,11 @@
  * Every exit - success, refused, client gone, worker crash, time-out, shutdown - passes through
  * settle() exactly once: limits trued up, the usage row in the journal, metrics, one log line,
  * the session free. The row is in the journal before the reply ends. A job whose client has left
- * goes on until its turn has said what it used; nobody is answered then. One that is not admitted
- * has no row and nothing to settle. */
+ * goes on until its turn has said what it used; nobody is answered then. (A request that is
+ * recorded outlives its client: for the job it has not left.) One that is not admitted has no row
+ * and nothing to settle. */
 #include "gateway/cache.h"
+#include "gateway/replay.h"
 
 #include "core/clock.h"
 #include "core/log.h"
@@ -233,6 +235,7 @@ static void fail(struct job *j, const struct err *err)
     if (!http)
         return;
     http_req_on_gone(http, NULL, NULL);
+    http_req_set_failed(http);
     if (j->open)
         j->dialect->fail(j, err);
     else
@@ -486,6 +489,7 @@ void gateway_stop(struct gateway *g)
 {
     json_decref(TAKE_PTR(g->models));
     gateway_unwatch_shared(g);
+    replays_stop(g->replays);
     timer_release(&g->keepalive);
 }
 
@@ -730,6 +734,7 @@ void gateway_drain(struct gateway *g, void (*idle)(void *ctx), void *ctx)
     g->draining = true;
     g->idle = idle;
     g->idle_ctx = ctx;
+    replays_drain(g->replays);
     if (g->jobs.len == 0)
         loop_defer(g->loop, idle, ctx);
 }

@@ -47,7 +47,7 @@ void conn_close(void *conn)
         evhttp_connection_free(c->evcon);
 }
 
-static void close_later(struct http_conn *c)
+void conn_close_later(struct http_conn *c)
 {
     if (!c->close_queued)
         loop_defer(c->server->loop, conn_close, c);
@@ -115,7 +115,7 @@ static void discard(struct http_conn *c, size_t n)
     drop_input(c);
     c->drained += n;
     if (c->drained > linger_max(c) && !evbuffer_get_length(bufferevent_get_output(c->bev)))
-        close_later(c);
+        conn_close_later(c);
 }
 
 static void on_input(struct evbuffer *in, const struct evbuffer_cb_info *info, void *conn)
@@ -171,7 +171,7 @@ void conn_reply_sent(struct http_conn *c)
     size_t ahead = input_len(c);
     if (c->server->draining) {
         conn_move(c, CONN_IDLE);
-        close_later(c);
+        conn_close_later(c);
     } else if (ahead == 0) {
         conn_move(c, CONN_IDLE);
     } else { /* evhttp goes on by itself with what is there */
@@ -362,7 +362,7 @@ static void check_limit(struct http_conn *c)
     size_t max = (size_t)c->server->opts.max_connections;
     size_t now = http_server_connections(c->server);
     if (now > max + max / 4 + 16)
-        close_later(c); /* even saying so has become too much */
+        conn_close_later(c); /* even saying so has become too much */
     else if (now > max)
         conn_refuse(c, GUARD_CONNECTIONS);
 }

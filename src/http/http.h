@@ -5,6 +5,8 @@
  *   - http_reply*() and http_stream_end() finish it: the pointer is dead afterwards;
  *   - if the client leaves earlier, the gone callback (if set) runs exactly once, and the pointer
  *     is dead when that callback returns. Without a callback the reply is dropped in silence.
+ * One that is recorded (record.h) may outlive its client: then the callback runs when the record is
+ * abandoned, or never.
  * Malformed requests (RFC 9112 and the list in ARCHITECTURE.md) never reach a handler. Neither does
  * GET, HEAD or OPTIONS with a body; a body with DELETE is read and may be ignored. */
 #ifndef CG_HTTP_HTTP_H
@@ -38,6 +40,9 @@ struct http_route {
     enum http_scope scope;
     enum http_dialect dialect;
     http_handler *handler;
+    /* What it answers costs money: Idempotency-Key, Last-Event-ID and X-Claudegate-Resumable count
+     * (gateway/replay.h), before the handler runs. */
+    bool paid;
 };
 
 /* Called for every matched route that is not SCOPE_PUBLIC, before its handler. Must, now or
@@ -83,6 +88,7 @@ const char *http_req_method(const struct http_req *req);
 const char *http_req_path(const struct http_req *req);  /* decoded, without query */
 const char *http_req_route(const struct http_req *req); /* the pattern, for metrics and usage */
 const char *http_req_peer(const struct http_req *req);  /* its IP address, or "unix" */
+bool http_req_is_paid(const struct http_req *req);      /* its route's column */
 enum http_dialect http_req_dialect(const struct http_req *req); /* never DIALECT_CLIENT */
 const char *http_req_header(const struct http_req *req, const char *name); /* NULL when absent */
 /* All lines of that name, joined by ", " as RFC 9110 says; false when absent or over out's limit.
@@ -129,6 +135,10 @@ void http_reply_error(struct http_req *req, const struct err *err);
  * "requestId":...}. */
 void http_error_body(enum http_dialect dialect, const char *request_id, const struct err *err,
                      struct buf *out);
+
+/* What is written from now on ends in an error, inside a stream that has begun: no recorder keeps
+ * it as an answer. */
+void http_req_set_failed(struct http_req *req);
 
 /* Streams: chunked, headers sent with the first call. */
 void http_stream_begin(struct http_req *req, int status, const char *content_type);

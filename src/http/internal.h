@@ -118,6 +118,8 @@ struct http_req {
     bool drain_above, drain_due;
     void *data;
     void (*data_free)(void *);
+    struct http_record *record; /* what this reply is written into as well; NULL = none */
+    bool detached;              /* the client has left, the record goes on */
 };
 
 /* --- server.c -------------------------------------------------------------------------- */
@@ -144,6 +146,7 @@ void conn_refuse(struct http_conn *c, enum guard_reason reason);
 void conn_watch(struct http_conn *c);      /* the reply comes later: notice a client that leaves */
 void conn_reply_sent(struct http_conn *c); /* the socket has taken all of the reply */
 void conn_flush(struct http_conn *c);      /* a finished reply: send it now */
+void conn_close_later(struct http_conn *c);
 bool conn_peer_left(const struct http_conn *c); /* asks the kernel */
 int64_t conn_linger_ms(const struct http_conn *c);
 struct http_conn *conn_of(struct http_server *s, struct evhttp_request *ev);
@@ -153,6 +156,7 @@ void req_dispatch(struct evhttp_request *ev, void *server); /* evhttp_set_gencb 
 void req_client_left(struct http_conn *c); /* the connection goes away under c->req */
 void req_owner_done(struct http_req *req); /* replied: no more callbacks, its data is freed */
 void req_drop_reply(struct http_req *req); /* replied, but nobody is there any more */
+void req_abandon(struct http_req *req);    /* detached: its gone callback runs after all */
 
 /* --- target.c: path and query of a target that passed the guard ------------------------- */
 char *target_path(const char *target);  /* decoded, owned */
@@ -169,6 +173,9 @@ void router_reply_unmatched(struct http_req *req, struct buf *allow);
 const char *reply_phrase(int status);
 int http_error_status(enum http_dialect dialect, const struct err *err);
 void reply_headers(struct http_req *req, int status, const char *content_type);
+
+/* --- stream.c -------------------------------------------------------------------------- */
+void stream_send(struct http_req *req, struct str data); /* to the client, and nowhere else */
 
 /* --- observe.c: access log and metrics ------------------------------------------------- */
 void observe_request(const struct http_req *req, bool aborted);

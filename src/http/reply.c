@@ -1,5 +1,5 @@
 /* reply.c - whole replies: status, headers, body. Streams are in stream.c. */
-#include "http/internal.h"
+#include "http/recorder.h"
 
 #include "core/clock.h"
 #include "core/log.h"
@@ -42,7 +42,7 @@ const char *reply_phrase(int status)
 void http_set_header(struct http_req *req, const char *name, const char *value)
 {
     BUG_ON(req->status);
-    if (!req->conn)
+    if (!req->conn && !req->record)
         return;
     struct evkeyvalq *headers = evhttp_request_get_output_headers(req->ev);
     evhttp_remove_header(headers, name);
@@ -67,6 +67,8 @@ void reply_headers(struct http_req *req, int status, const char *content_type)
     if (content_type && strcmp(content_type, JSON_TYPE) == 0 &&
         !evhttp_find_header(headers, "Cache-Control"))
         evhttp_add_header(headers, "Cache-Control", "no-store");
+    if (req->record)
+        record_head(req->record, status, headers);
     evhttp_add_header(headers, "request-id", req->id);
     evhttp_add_header(headers, "x-request-id", req->id);
     evhttp_add_header(headers, "X-Content-Type-Options", "nosniff");
@@ -101,12 +103,18 @@ void http_reply(struct http_req *req, int status, const char *content_type, stru
 {
     struct http_conn *c = req->conn;
     BUG_ON(req->done || req->status);
+    if (c)
+        put_body(req, status, body);
+    if (c || req->record)
+        reply_headers(req, status, content_type);
+    if (req->record) {
+        record_whole(req->record, body);
+        record_end(req, true);
+    }
     if (!c) {
         req_drop_reply(req);
         return;
     }
-    put_body(req, status, body);
-    reply_headers(req, status, content_type);
     req_owner_done(req);
     conn_move(c, CONN_SENDING);
     evhttp_send_reply(req->ev, status, reply_phrase(status), NULL);

@@ -3,8 +3,9 @@
  * Who still needs a request decides how long it lives. Its owner (the handler) is done when it has
  * replied or when its gone callback has run. The connection is done when the socket has taken the
  * reply or is lost. req_end() runs when both are; a lost connection whose owner did not ask to be
- * told leaves the request as an orphan (conn == NULL) until the owner answers into the void. */
-#include "http/internal.h"
+ * told leaves the request as an orphan (conn == NULL) until the owner answers into the void. A
+ * recorded one goes on in the same way, detached, and its owner is told only if it is abandoned. */
+#include "http/recorder.h"
 
 #include "core/log.h"
 
@@ -73,7 +74,10 @@ void req_client_left(struct http_conn *c)
     evhttp_request_own(req->ev);
     req->ev_owned = true;
     observe_client_gone();
-    if (!req->done && req->gone_fn)
+    req->detached = !req->done && req->record && record_detaches(req->record);
+    if (req->record && !req->detached)
+        record_end(req, false);
+    if (!req->done && !req->detached && req->gone_fn)
         run_gone(req);
     if (req->done) /* next turn: evhttp still has it in a list */
         loop_defer(req->server->loop, end_aborted, req);
@@ -101,10 +105,20 @@ void http_req_on_gone(struct http_req *req, http_gone_fn *fn, void *ctx)
     BUG_ON(req->done);
     req->gone_fn = fn;
     req->gone_ctx = ctx;
-    if (!fn || req->conn || req->gone_queued)
+    if (!fn || req->conn || req->detached || req->gone_queued)
         return;
     req->gone_queued = true; /* it has already happened */
     loop_defer(req->server->loop, late_gone, req);
+}
+
+void req_abandon(struct http_req *req)
+{
+    BUG_ON(!req->detached || req->done);
+    req->detached = false;
+    if (!req->gone_fn)
+        return; /* an orphan */
+    run_gone(req);
+    loop_defer(req->server->loop, end_aborted, req);
 }
 
 /* evhttp: the socket has taken the reply. evhttp frees its request afterwards. */
@@ -230,6 +244,11 @@ const char *http_req_route(const struct http_req *req)
 const char *http_req_peer(const struct http_req *req)
 {
     return req->peer;
+}
+
+bool http_req_is_paid(const struct http_req *req)
+{
+    return req->route && req->route->paid;
 }
 
 enum http_dialect http_req_dialect(const struct http_req *req)

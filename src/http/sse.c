@@ -1,6 +1,6 @@
 /* sse.c - server-sent events on top of a stream. One event is one chunk. A line break inside data
  * begins a new "data:" line, which the client joins again. */
-#include "http/internal.h"
+#include "http/recorder.h"
 
 #define EVENT_MAX ((size_t)64 << 20) /* far above any event; the limit every buffer must have */
 
@@ -41,6 +41,9 @@ void http_sse_event(struct http_req *req, const char *event, struct str data)
 {
     struct buf b AUTO(buf_release);
     buf_init(&b, EVENT_MAX);
+    if (req->record)
+        buf_printf(&b, "id: %s:%llu\n", req->id,
+                   (unsigned long long)record_next_event(req->record));
     if (event)
         buf_printf(&b, "event: %s\n", event);
     add_lines(&b, "data: ", data);
@@ -55,5 +58,7 @@ void http_sse_comment(struct http_req *req, const char *text)
     buf_init(&b, EVENT_MAX);
     add_lines(&b, ": ", str_c(text));
     buf_addc(&b, '\n');
-    http_stream_write(req, buf_str(&b));
+    if (req->record)
+        record_comment(req->record, buf_str(&b));
+    stream_send(req, buf_str(&b));
 }

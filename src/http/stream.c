@@ -4,13 +4,13 @@
  * because evhttp_send_reply_chunk() costs four buffer chains per piece. Everything written in one
  * turn of the loop leaves in one system call. HTTP/1.0 clients get the body unframed and the end
  * of the connection as its end. */
-#include "http/internal.h"
+#include "http/recorder.h"
 
 void http_stream_begin(struct http_req *req, int status, const char *content_type)
 {
     BUG_ON(req->done || req->status);
     req->streaming = true;
-    if (!req->conn) {
+    if (!req->conn && !req->record) {
         req->status = status;
         return;
     }
@@ -21,10 +21,11 @@ void http_stream_begin(struct http_req *req, int status, const char *content_typ
         !req->http10 && !req->head &&
         !evhttp_find_header(evhttp_request_get_output_headers(req->ev), "Content-Length");
     reply_headers(req, status, content_type);
-    evhttp_send_reply_start(req->ev, status, reply_phrase(status));
+    if (req->conn)
+        evhttp_send_reply_start(req->ev, status, reply_phrase(status));
 }
 
-void http_stream_write(struct http_req *req, struct str data)
+void stream_send(struct http_req *req, struct str data)
 {
     BUG_ON(!req->streaming || req->done);
     if (!req->conn || data.len == 0 || req->head)
@@ -42,10 +43,19 @@ void http_stream_write(struct http_req *req, struct str data)
         req->drain_above = true;
 }
 
+void http_stream_write(struct http_req *req, struct str data)
+{
+    if (req->record)
+        record_stream(req->record, data);
+    stream_send(req, data);
+}
+
 void http_stream_end(struct http_req *req)
 {
     struct http_conn *c = req->conn;
     BUG_ON(!req->streaming || req->done);
+    if (req->record)
+        record_end(req, true);
     if (!c) {
         req_drop_reply(req);
         return;

@@ -3,6 +3,7 @@
 #define CG_STORE_ROW_H
 
 #include "db/db.h"
+#include "store/store.h"
 
 /* Copies a column into a fixed array; what does not fit is cut (the schema bounds ids). */
 static inline void row_fixed(char *out, size_t size, const struct db_result *r, size_t row,
@@ -27,5 +28,11 @@ static inline struct db_param time_or_null(int64_t t)
 {
     return t ? DBP_I(t) : DBP_NULL;
 }
+
+/* calls.c: done gets the number of rows written; NULL is fine. */
+void write_counted(struct db *db, const char *sql, const struct db_param *params, size_t count,
+                   count_done_fn *done, void *ctx);
+/* The statement's columns: sealed_with, how many. */
+void read_seal_counts(struct db *db, const char *sql, seal_counts_fn *done, void *ctx);
 
 #endif

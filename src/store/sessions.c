@@ -65,7 +65,6 @@ struct call {
     store_done_fn *saved;
     count_done_fn *counted;
     session_list_fn *listed;
-    session_seals_fn *seals;
     void *ctx;
 };
 
@@ -127,22 +126,6 @@ void session_use(struct db *db, const struct session_ref *ref, int64_t now, sess
 }
 
 /* --- writing ----------------------------------------------------------------------------- */
-
-static void changes_done(void *ctx, const struct db_result *r, const struct err *err)
-{
-    struct call *call = OBJ(ctx, struct call, CALL_TAG);
-    if (call->counted)
-        call->counted(call->ctx, err ? 0 : db_changes(r), err);
-    free(call);
-}
-
-static void write_counted(struct db *db, const char *sql, const struct db_param *params,
-                          size_t count, count_done_fn *done, void *ctx)
-{
-    struct call *call = call_new(ctx);
-    call->counted = done;
-    db_query(db, sql, params, count, changes_done, call);
-}
 
 void session_touch(struct db *db, const struct session_ref *ref, int64_t version, int64_t now,
                    count_done_fn *done, void *ctx)
@@ -268,23 +251,7 @@ void session_list_unsealed(struct db *db, const char *key, const char *after, in
     db_query(db, sql_list_unsealed, params, ARRAY_SIZE(params), list_done, call);
 }
 
-static void seals_done(void *ctx, const struct db_result *r, const struct err *err)
+void session_seal_counts(struct db *db, seal_counts_fn *done, void *ctx)
 {
-    struct call *call = OBJ(ctx, struct call, CALL_TAG);
-    size_t n = err ? 0 : db_rows(r);
-    struct session_seal_count *counts = x_calloc(n + 1, sizeof(*counts));
-    for (size_t i = 0; i < n; i++) {
-        ROW_FIXED(counts[i].key, r, i, 0);
-        counts[i].count = db_int(r, i, 1);
-    }
-    call->seals(call->ctx, counts, n, err);
-    free(counts);
-    free(call);
-}
-
-void session_seal_counts(struct db *db, session_seals_fn *done, void *ctx)
-{
-    struct call *call = call_new(ctx);
-    call->seals = done;
-    db_query(db, sql_seal_counts, NULL, 0, seals_done, call);
+    read_seal_counts(db, sql_seal_counts, done, ctx);
 }

@@ -63,14 +63,7 @@ typedef void session_list_fn(void *ctx, const struct session_row *rows, size_t c
 void session_list(struct db *db, const struct session_page *page, session_list_fn *done, void *ctx);
 
 /* --- master keys --------------------------------------------------------------------------- */
-/* How many rows are sealed with which key; key "" = plain. */
-struct session_seal_count {
-    char key[16];
-    int64_t count;
-};
-typedef void session_seals_fn(void *ctx, const struct session_seal_count *counts, size_t count,
-                              const struct err *err);
-void session_seal_counts(struct db *db, session_seals_fn *done, void *ctx);
+void session_seal_counts(struct db *db, seal_counts_fn *done, void *ctx);
 /* Id and api_key_id of those not sealed with `key`, by id, after `after`. */
 void session_list_unsealed(struct db *db, const char *key, const char *after, int limit,
                            session_list_fn *done, void *ctx);

@@ -147,6 +147,16 @@ typedef void usage_rows_fn(void *ctx, const struct usage_row *rows, size_t count
 void usage_list(struct db *db, const char *api_key_id, const char *before, size_t limit,
                 usage_rows_fn *done, void *ctx);
 
+/* --- values sealed with master keys ------------------------------------------------------- */
+/* How many rows are sealed with which key; key "" = plain. */
+struct seal_count {
+    char key[16];
+    int64_t count;
+};
+typedef void seal_counts_fn(void *ctx, const struct seal_count *counts, size_t count,
+                            const struct err *err);
+
+#include "store/replies.h"  /* IWYU pragma: export */
 #include "store/sessions.h" /* IWYU pragma: export */
 
 #endif

@@ -6,7 +6,9 @@
 
 #include <cmocka.h>
 
+#include "api/anthropic/messages.h"
 #include "api/native/native.h"
+#include "api/openai/openai.h"
 #include "api/routes.h"
 
 #define UUID "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -430,6 +432,9 @@ static void test_every_route_asks_for_something(void **state)
         bool api = strncmp(r->path, "/api/", 5) == 0 || strncmp(r->path, "/v1/", 4) == 0;
         if (api)
             assert_int_equal(r->scope, SCOPE_KEY);
+        bool runs = r->handler == native_chat || r->handler == anthropic_messages ||
+                    r->handler == openai_chat_completions || r->handler == openai_responses;
+        assert_int_equal(r->paid, runs);
         if (r->scope == SCOPE_PUBLIC)
             assert_true(strcmp(r->path, "/healthz") == 0 || strcmp(r->path, "/readyz") == 0);
         for (size_t k = 0; k < i; k++)

@@ -34,9 +34,9 @@ static void handler(struct http_req *req, void *ctx)
 }
 
 static const struct http_route routes[] = {
-    {"GET", "/native", SCOPE_PUBLIC, DIALECT_NATIVE, handler},
-    {"GET", "/anthropic", SCOPE_PUBLIC, DIALECT_ANTHROPIC, handler},
-    {"GET", "/openai", SCOPE_PUBLIC, DIALECT_OPENAI, handler},
+    {"GET", "/native", SCOPE_PUBLIC, DIALECT_NATIVE, handler, false},
+    {"GET", "/anthropic", SCOPE_PUBLIC, DIALECT_ANTHROPIC, handler, false},
+    {"GET", "/openai", SCOPE_PUBLIC, DIALECT_OPENAI, handler, false},
 };
 
 static char reply[4096]; /* the last one's head and body */

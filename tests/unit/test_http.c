@@ -3,6 +3,7 @@
 #include "http/internal.h"
 #include "http_app.h"
 #include "http_life.h"
+#include "http_record.h"
 #include "http_refuse.h"
 #include "http_unix.h"
 
@@ -588,6 +589,15 @@ int main(int argc, char **argv)
         LIVE(test_good_live),
         LIVE(test_long_live),
         LIVE(test_damaged_live),
+        LIVE(test_record_follow),
+        LIVE(test_record_outlives_client),
+        LIVE(test_record_abandoned),
+        LIVE(test_record_before_first_event),
+        LIVE(test_record_bound),
+        LIVE(test_record_slow_follower),
+        LIVE(test_record_plain),
+        LIVE(test_record_plain_too_long),
+        LIVE(test_record_failed_stream),
         LIVE(test_bodies),
         OWN(test_large_body),
         LIVE(test_expect_continue),

@@ -953,7 +953,7 @@ static void test_session_pages(void **state)
     assert_int_equal(page_of(fx, &want).count, 0);
 }
 
-static void got_seals(void *ctx, const struct session_seal_count *counts, size_t count,
+static void got_seals(void *ctx, const struct seal_count *counts, size_t count,
                       const struct err *err)
 {
     struct fx *fx = ctx;
@@ -997,6 +997,127 @@ static void test_session_seals(void **state)
     session_list_unsealed(fx->db, "89abcdef", page.rows[0].id, 9, got_page, &page);
     loop_run(fx->loop);
     assert_int_equal(page.count, 0);
+}
+
+/* --- replies ------------------------------------------------------------------------------ */
+
+#define REPLY_ID "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+
+struct got_reply {
+    struct fx *fx;
+    bool found;
+    struct reply_row row;
+    char content[64], key[16];
+};
+
+static void got_reply(void *ctx, const struct reply_row *row, const struct err *err)
+{
+    struct got_reply *got = ctx;
+    assert_null(err);
+    got->found = row != NULL;
+    if (row) {
+        got->row = *row;
+        snprintf(got->content, sizeof(got->content), "%.*s", (int)row->content.len, row->content.p);
+        snprintf(got->key, sizeof(got->key), "%.*s", (int)row->sealed_with.len, row->sealed_with.p);
+    }
+    loop_stop(got->fx->loop);
+}
+
+static struct got_reply find_reply(struct fx *fx, int64_t now)
+{
+    struct got_reply got = {.fx = fx};
+    reply_find(fx->db, REPLY_ID, now, got_reply, &got);
+    loop_run(fx->loop);
+    return got;
+}
+
+static int64_t claim_reply(struct fx *fx, const struct reply_claim *c)
+{
+    struct got got = {0};
+    DO(reply_claim(fx->db, c, got_count, &got));
+    assert_ok(&got);
+    return got.count;
+}
+
+static struct reply_claim claim_by(const char *owner, const char *request_id, int64_t now)
+{
+    return (struct reply_claim){.id = REPLY_ID,
+                                .api_key_id = KEY_ID,
+                                .fingerprint = "f",
+                                .request_id = request_id,
+                                .owner = owner,
+                                .now = now,
+                                .lease_until = now + 10,
+                                .expires_at = now + 100};
+}
+
+static void test_reply_claims(void **state)
+{
+    struct fx *fx = *state;
+    struct got got = {0};
+    struct reply_claim a = claim_by("a", "req_1", 1000), b = claim_by("b", "req_2", 1005);
+    assert_false(find_reply(fx, 0).found);
+    assert_int_equal(claim_reply(fx, &a), 1);
+    assert_int_equal(claim_reply(fx, &a), 1); /* the answer was lost */
+    assert_int_equal(claim_reply(fx, &b), 0);
+    a.lease_until = 1020;
+    DO(reply_renew(fx->db, &a, got_count, &got));
+    assert_int_equal(got.count, 1);
+    b.now = 1015;
+    assert_int_equal(claim_reply(fx, &b), 0);
+    b.now = 1020; /* the lease has run out */
+    b.lease_until = 1030;
+    assert_int_equal(claim_reply(fx, &b), 1);
+    DO(reply_renew(fx->db, &a, got_count, &got));
+    assert_int_equal(got.count, 0);
+    DO(reply_finish(fx->db, &a, STR("x"), NULL, got_count, &got));
+    assert_int_equal(got.count, 0);
+    DO(reply_drop(fx->db, &a, got_count, &got));
+    assert_int_equal(got.count, 0);
+    struct got_reply r = find_reply(fx, 1021);
+    assert_true(r.found && r.row.state == REPLY_RUNNING);
+    assert_string_equal(r.row.request_id, "req_2");
+    DO(reply_drop(fx->db, &b, got_count, &got));
+    assert_int_equal(got.count, 1);
+    assert_false(find_reply(fx, 0).found);
+}
+
+static void test_reply_finished(void **state)
+{
+    struct fx *fx = *state;
+    struct got got = {0};
+    struct reply_claim a = claim_by("a", "req_1", 1000), b = claim_by("b", "req_2", 1099);
+    claim_reply(fx, &a);
+    for (int i = 0; i < 2; i++) {
+        DO(reply_finish(fx->db, &a, STR("v1:ä"), "01234567", got_count, &got));
+        assert_int_equal(got.count, 1);
+    }
+    struct got_reply r = find_reply(fx, 1099);
+    assert_true(r.found && r.row.state == REPLY_DONE);
+    assert_string_equal(r.content, "v1:ä");
+    assert_string_equal(r.key, "01234567");
+    assert_string_equal(r.row.fingerprint, "f");
+    assert_int_equal(claim_reply(fx, &b), 0); /* the lease does not matter any more */
+    assert_int_equal(claim_reply(fx, &a), 0);
+    DO(reply_drop(fx->db, &a, got_count, &got));
+    assert_int_equal(got.count, 0);
+    DO(reply_reseal(fx->db, REPLY_ID, "req_2", STR("y"), "89abcdef", got_count, &got));
+    assert_int_equal(got.count, 0);
+    DO(reply_reseal(fx->db, REPLY_ID, "req_1", STR("y"), "89abcdef", got_count, &got));
+    assert_int_equal(got.count, 1);
+    assert_string_equal(find_reply(fx, 1099).content, "y");
+    assert_false(find_reply(fx, 1100).found); /* it has expired */
+    DO(reply_delete_expired(fx->db, 1099, got_count, &got));
+    assert_int_equal(got.count, 0);
+    b.now = 1100;
+    assert_int_equal(claim_reply(fx, &b), 1);
+    r = find_reply(fx, 1100);
+    assert_true(r.found && r.row.state == REPLY_RUNNING);
+    assert_string_equal(r.content, "");
+    DO(reply_finish(fx->db, &b, STR(""), NULL, got_count, &got));
+    assert_int_equal(find_reply(fx, 1100).row.state, REPLY_LOST);
+    DO(reply_delete_expired(fx->db, b.expires_at, got_count, &got));
+    assert_int_equal(got.count, 1);
 }
 
 static void damage_file(struct fx *fx)
@@ -1088,6 +1209,8 @@ int main(void)
         KEYS(test_session_pages),
         KEYS(test_session_seals),
         KEYS(test_session_expiry),
+        KEYS(test_reply_claims),
+        KEYS(test_reply_finished),
         KEYS(test_database_away),
     };
     const struct CMUnitTest sqlite_tests[] = {
