@@ -1,6 +1,6 @@
-// A proxy on the way to the API: a tunnel (CONNECT) to what speaks TLS, plain forwarding to what does
-// not, with and without a password, and one that refuses. It never sees the API's credential where
-// there is a tunnel, nor where it refuses.
+// A proxy on the way to the API: SOCKS 5, a tunnel (CONNECT) to what speaks TLS, plain forwarding to
+// what does not, with and without a password, and one that refuses. It never sees the API's
+// credential where there is a tunnel, nor where it refuses one.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import http from 'node:http';
