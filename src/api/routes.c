@@ -3,6 +3,7 @@
 
 #include "api/anthropic/messages.h"
 #include "api/control/control.h"
+#include "api/docs/docs.h"
 #include "api/models.h"
 #include "api/native/native.h"
 #include "api/openai/openai.h"
@@ -12,6 +13,11 @@ const struct http_route api_routes[] = {
     {"GET", "/healthz", SCOPE_PUBLIC, DIALECT_NATIVE, gateway_healthz},
     {"GET", "/readyz", SCOPE_PUBLIC, DIALECT_NATIVE, gateway_readyz},
     {"GET", "/metrics", SCOPE_METRICS, DIALECT_NATIVE, gateway_metrics},
+    {"GET", "/openapi.json", SCOPE_PUBLIC, DIALECT_NATIVE, docs_file},
+    {"GET", "/docs", SCOPE_PUBLIC, DIALECT_NATIVE, docs_file},
+    {"GET", "/docs/page.js", SCOPE_PUBLIC, DIALECT_NATIVE, docs_file},
+    {"GET", "/docs/swagger-ui.js", SCOPE_PUBLIC, DIALECT_NATIVE, docs_file},
+    {"GET", "/docs/swagger-ui.css", SCOPE_PUBLIC, DIALECT_NATIVE, docs_file},
     {"POST", "/api/chat", SCOPE_KEY, DIALECT_NATIVE, native_chat},
     {"GET", "/api/me", SCOPE_KEY, DIALECT_NATIVE, native_me},
     {"GET", "/api/models", SCOPE_KEY, DIALECT_NATIVE, native_models},
