@@ -9,8 +9,8 @@
 
 /* The page itself needs no more than this; the styles that the viewer writes into its elements are
  * why styles, alone, may be inline. */
-#define POLICY                                                                      \
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "     \
+#define POLICY                                                                        \
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "       \
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; " \
     "frame-ancestors 'none'"
 

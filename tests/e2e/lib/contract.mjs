@@ -4,7 +4,8 @@
 //   const reply = await contract.send(gw, 'POST', '/api/chat', { body, headers });
 //
 // send() throws when the status, a header, the body or an event of a stream is not what the document
-// says. What was seen is kept: see missing().
+// says, or when the server took a request that the document does not allow. What was seen is kept: see
+// missing().
 import Ajv from 'ajv/dist/2020.js';
 import addFormats from 'ajv-formats';
 import assert from 'node:assert/strict';
@@ -32,7 +33,8 @@ export class Contract {
   constructor(doc) {
     this.doc = doc;
     addFormats(this.#ajv);
-    for (const word of ['example']) this.#ajv.addKeyword(word);
+    // Words that are no schema's; any other unknown one is a slip of the pen, and refused.
+    for (const word of ['example', ...Object.keys(doc)]) this.#ajv.addKeyword(word);
     this.#ajv.addSchema(doc, ROOT);
   }
 
@@ -80,7 +82,11 @@ export class Contract {
   /** One request, its answer checked. Adds `events` to a stream's: [{name, data}]. */
   async send(gw, method, target, options = {}) {
     const reply = await gw.request(method, target, options);
-    this.check(this.find(method, target), reply);
+    const found = this.find(method, target);
+    this.check(found, reply);
+    if (reply.status === 200 && found.operation.requestBody) { // what is taken is documented
+      this.validate(`${found.where}/requestBody/content/application~1json/schema`, options.body, target);
+    }
     return reply;
   }
 
