@@ -23,7 +23,6 @@ before(async () => {
   up = await Upstream.start();
   gw = await Gateway.start({ upstream: up, claude: 'real', config: {
     upstream: { max_retries: 0 }, server: { max_body_bytes: 14 << 20 },
-    pool: { silence_timeout_ms: 3000, turn_timeout_ms: 20_000 },
     agent: { enabled: true, require_sandbox: false }, models: { aliases: `gpt-4o=${MODEL}` },
   } });
   contract = await Contract.of(gw);
@@ -292,7 +291,6 @@ const upstreamErrors = [
   [failing(500, 'api_error', 'Internal server error'), [500]],
   [failing(529, 'overloaded_error', 'Overloaded'), [529, 503]],
   [{ cut_after: -1 }, [502]],
-  [{ stall_after: -1 }, [504]],
 ];
 
 for (const [step, statuses] of upstreamErrors) {
@@ -306,6 +304,18 @@ for (const [step, statuses] of upstreamErrors) {
     await up.reset();
   });
 }
+
+test('upstream falls silent', LIMIT, async (t) => {
+  const other = await Gateway.start({ test: t, upstream: up, claude: 'real',
+    config: { pool: { silence_timeout_ms: 1000 } } });
+  const headers = bearer(await other.key());
+  await up.script({ stall_after: -1, repeat: -1 });
+  for (const [path, body] of Object.entries(asking)) {
+    const reply = await contract.send(other, 'POST', path, { body, headers });
+    assert.equal(reply.status, 504, `${path}: ${reply.text}`);
+  }
+  await up.reset();
+});
 
 /** An upstream that answers everything with this status; null: not at all. */
 async function failingUpstream(t, status) {
@@ -405,6 +415,11 @@ test('files, plain and compressed, and only when they are new', LIMIT, async () 
   assert.equal(files.length, 5);
 });
 
+// Repeated requests and resumed streams have tests of their own.
+const ELSEWHERE = ['chat', 'createMessage', 'createChatCompletion', 'createResponse'].flatMap((id) =>
+  [409, 410, 422].map((status) => `${id} ${status}`)).filter((what) => what !== 'chat 409')
+  .concat('header idempotent-replayed');
+
 test('everything that the document promises was seen', () => {
-  assert.deepEqual(contract.missing(), []);
+  assert.deepEqual(contract.missing().filter((what) => !ELSEWHERE.includes(what)), []);
 });
