@@ -415,10 +415,10 @@ test('files, plain and compressed, and only when they are new', LIMIT, async () 
   assert.equal(files.length, 5);
 });
 
-// Repeated requests and resumed streams have tests of their own.
+// Repeated requests, resumed streams and the response cache have tests of their own.
 const ELSEWHERE = ['chat', 'createMessage', 'createChatCompletion', 'createResponse'].flatMap((id) =>
   [409, 410, 422].map((status) => `${id} ${status}`)).filter((what) => what !== 'chat 409')
-  .concat('header idempotent-replayed');
+  .concat('header idempotent-replayed', 'header x-claudegate-cache');
 
 test('everything that the document promises was seen', () => {
   assert.deepEqual(contract.missing().filter((what) => !ELSEWHERE.includes(what)), []);
