@@ -241,17 +241,13 @@ test('without a key, and with a wrong one', LIMIT, async () => {
 
 test('what is refused before anything runs', LIMIT, async () => {
   const { key: poor } = await gw.createKey(['--models', 'claude-nothing']);
-  const long = 'x'.repeat((10 << 20) + 1);
   for (const [path, body] of Object.entries(posts)) {
     await expect(400, 'POST', path, '{');
     await expect(400, 'POST', path, { ...body, model: 5 });
     await expect(403, 'POST', path, body, bearer(poor));
     await expect(413, 'POST', path, ' '.repeat(15 << 20));
   }
-  await expect(413, 'POST', '/api/chat', { message: long });
-  await expect(413, 'POST', '/v1/messages', { ...asking['/v1/messages'], messages: [{ role: 'user', content: long }] });
-  await expect(413, 'POST', '/v1/chat/completions', { model: MODEL, messages: [{ role: 'user', content: long }] });
-  await expect(413, 'POST', '/v1/responses', { model: MODEL, input: long });
+  await expect(413, 'POST', '/api/chat', { message: 'x'.repeat((10 << 20) + 1) });
   await expect(400, 'POST', '/v1/messages', asking['/v1/messages'], { ...bearer(), 'anthropic-version': '1999-01-01' });
   await expect(400, 'POST', '/v1/messages', { ...asking['/v1/messages'], thread: {} });
 });
