@@ -3,6 +3,7 @@
 
 #include "api/anthropic/messages.h"
 #include "api/control/control.h"
+#include "api/docs/docs.h"
 #include "api/models.h"
 #include "api/native/native.h"
 #include "api/openai/openai.h"
@@ -12,6 +13,11 @@ const struct http_route api_routes[] = {
     {"GET", "/healthz", SCOPE_PUBLIC, DIALECT_NATIVE, gateway_healthz, false},
     {"GET", "/readyz", SCOPE_PUBLIC, DIALECT_NATIVE, gateway_readyz, false},
     {"GET", "/metrics", SCOPE_METRICS, DIALECT_NATIVE, gateway_metrics, false},
+    {"GET", "/openapi.json", SCOPE_PUBLIC, DIALECT_NATIVE, docs_file, false},
+    {"GET", "/docs", SCOPE_PUBLIC, DIALECT_NATIVE, docs_file, false},
+    {"GET", "/docs/page.js", SCOPE_PUBLIC, DIALECT_NATIVE, docs_file, false},
+    {"GET", "/docs/swagger-ui.js", SCOPE_PUBLIC, DIALECT_NATIVE, docs_file, false},
+    {"GET", "/docs/swagger-ui.css", SCOPE_PUBLIC, DIALECT_NATIVE, docs_file, false},
     {"POST", "/api/chat", SCOPE_KEY, DIALECT_NATIVE, native_chat, true},
     {"GET", "/api/me", SCOPE_KEY, DIALECT_NATIVE, native_me, false},
     {"GET", "/api/models", SCOPE_KEY, DIALECT_NATIVE, native_models, false},

@@ -1,12 +1,15 @@
 /* test_api.c - bodies of POST /api/chat: what a good one becomes, and the exact words for each bad
- * one. And the route table: every row has a scope that asks for something. */
+ * one. And the route table: every row has a scope that asks for something, and is described. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 
 #include <cmocka.h>
 
+#include <ctype.h>
+
 #include "api/anthropic/messages.h"
+#include "api/docs/docs.h"
 #include "api/native/native.h"
 #include "api/openai/openai.h"
 #include "api/routes.h"
@@ -436,11 +439,88 @@ static void test_every_route_asks_for_something(void **state)
                     r->handler == openai_chat_completions || r->handler == openai_responses;
         assert_int_equal(r->paid, runs);
         if (r->scope == SCOPE_PUBLIC)
-            assert_true(strcmp(r->path, "/healthz") == 0 || strcmp(r->path, "/readyz") == 0);
+            assert_true(r->handler == docs_file || strcmp(r->path, "/healthz") == 0 ||
+                        strcmp(r->path, "/readyz") == 0);
         for (size_t k = 0; k < i; k++)
             assert_true(strcmp(r->path, api_routes[k].path) != 0 ||
                         strcmp(r->method, api_routes[k].method) != 0);
     }
+}
+
+/* --- the document at /openapi.json --------------------------------------------------------- */
+
+static json_t *document(void)
+{
+    for (size_t i = 0; i < docs_file_count; i++) {
+        const struct docs_content *plain = &docs_files[i].plain;
+        if (strcmp(docs_files[i].path, "/openapi.json") == 0)
+            return json_loadb((const char *)plain->data, plain->len, 0, NULL);
+    }
+    return NULL;
+}
+
+/* "GET /api/sessions/:id" as the document writes it: the operation, borrowed, or NULL. */
+static const json_t *described(const json_t *doc, const struct http_route *r)
+{
+    char path[128], method[16];
+    size_t n = 0;
+    bool open = false;
+    for (const char *p = r->path;; p++) {
+        if (open && (*p == '/' || !*p)) {
+            path[n++] = '}';
+            open = false;
+        }
+        open |= *p == ':';
+        path[n++] = *p == ':' ? '{' : *p;
+        if (!*p)
+            break;
+    }
+    for (n = 0; n == 0 || r->method[n - 1]; n++)
+        method[n] = (char)tolower((unsigned char)r->method[n]);
+    return json_object_get(json_object_get(json_object_get(doc, "paths"), path), method);
+}
+
+static void test_every_route_is_described(void **state)
+{
+    (void)state;
+    AUTO(json_unref_p) json_t *doc = document();
+    const json_t *security;
+    assert_non_null(doc);
+    for (size_t i = 0; i < api_route_count; i++) {
+        const struct http_route *r = &api_routes[i];
+        const json_t *operation = described(doc, r);
+        if (!operation)
+            fail_msg("%s %s is not in docs/openapi.yaml", r->method, r->path);
+        security = json_object_get(operation, "security"); /* absent: the document's, a key */
+        if (r->scope == SCOPE_PUBLIC)
+            assert_true(json_is_array(security) && json_array_size(security) == 0);
+        else
+            assert_true((r->scope == SCOPE_KEY) == !security);
+    }
+}
+
+static void test_nothing_else_is_described(void **state)
+{
+    static const char *const methods[] = {"get", "put", "post", "delete", "patch"};
+    (void)state;
+    AUTO(json_unref_p) json_t *doc = document();
+    const char *path;
+    json_t *item;
+    size_t count = 0;
+    json_object_foreach(json_object_get(doc, "paths"), path, item)
+    {
+        for (size_t i = 0; i < ARRAY_SIZE(methods); i++)
+            count += json_object_get(item, methods[i]) != NULL;
+    }
+    assert_int_equal(count, api_route_count); /* each row has one of its own */
+}
+
+static void test_the_document_has_the_version(void **state)
+{
+    (void)state;
+    AUTO(json_unref_p) json_t *doc = document();
+    assert_string_equal(json_string_value(json_object_get(json_object_get(doc, "info"), "version")),
+                        CG_VERSION);
 }
 
 int main(void)
@@ -461,6 +541,9 @@ int main(void)
         cmocka_unit_test(test_bad_json),
         cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_every_route_asks_for_something),
+        cmocka_unit_test(test_every_route_is_described),
+        cmocka_unit_test(test_nothing_else_is_described),
+        cmocka_unit_test(test_the_document_has_the_version),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
