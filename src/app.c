@@ -15,7 +15,7 @@
 #include "gateway/gateway.h"
 #include "gateway/replay.h"
 #include "metrics/metrics.h"
-#include "setup/make_key.h"
+#include "setup/first_start.h"
 #include "setup/setup.h"
 #include "upstream/standin.h"
 
@@ -33,7 +33,6 @@
 #define FLUSH_TIMEOUT_MS   5000
 #define CLOSE_TIMEOUT_MS   2000
 #define CLOSE_POLL_MS      20
-#define ADMIN_COST         12
 #define SPARE_SLOTS        64 /* turns that have left their worker but are not settled */
 #define DEMO_WORD_DELAY_MS 15
 
@@ -57,7 +56,7 @@ struct app {
     enum phase phase;
     bool aborted; /* running turns were told to stop */
     int64_t closing_until_ms;
-    char admin_password[32], first_key[KEY_TEXT_SIZE];
+    struct first_start first;
 };
 
 /* --- directories, lock, logs ------------------------------------------------------------- */
@@ -202,74 +201,6 @@ static int open_upstream(struct app *a, struct err *err)
     }
     a->upstream = a->gw.upstream = upstream_new(a->loop, &o, err);
     return a->upstream ? 0 : -1;
-}
-
-/* --- first start ------------------------------------------------------------------------- */
-
-struct counted {
-    struct setup_wait wait;
-    int64_t count;
-};
-
-static void on_count(void *ctx, int64_t count, const struct err *err)
-{
-    struct counted *c = ctx;
-    c->count = count;
-    setup_answered(&c->wait, err);
-}
-
-struct admin {
-    struct setup_wait wait;
-    bool taken; /* another server on this database was first */
-};
-
-static void on_admin(void *ctx, const struct user *user, const struct err *err)
-{
-    struct admin *admin = ctx;
-    (void)user;
-    admin->taken = err && err->code == ERR_CONFLICT;
-    setup_answered(&admin->wait, admin->taken ? NULL : err);
-}
-
-static int make_admin(struct app *a, bool *ret_made)
-{
-    struct admin admin = {.wait.loop = a->loop};
-    id_alnum(a->admin_password, 20);
-    struct user u = {.name = x_strdup("admin"),
-                     .role = x_strdup("owner"),
-                     .password_hash = auth_bcrypt(a->admin_password, ADMIN_COST),
-                     .created_at = clock_wall_ms()};
-    id_uuid(u.id);
-    user_insert(a->gw.db, &u, on_admin, &admin);
-    int rc = setup_wait(&admin.wait);
-    *ret_made = !admin.taken;
-    if (admin.taken)
-        a->admin_password[0] = '\0';
-    free(u.name);
-    free(u.role);
-    free(u.password_hash);
-    return rc;
-}
-
-static int bootstrap(struct app *a)
-{
-    struct counted c = {.wait.loop = a->loop};
-    user_count(a->gw.db, on_count, &c);
-    if (setup_wait(&c.wait) != 0)
-        return -1;
-    if (c.count > 0)
-        return 0;
-    bool made;
-    if (make_admin(a, &made) != 0)
-        return -1;
-    if (!made)
-        return 0;
-    struct api_key key;
-    struct new_key what = {.name = "first key", .user = "admin"};
-    new_key_first(a->conf, &key);
-    int rc = new_key_insert(a->loop, a->gw.db, &what, &key, a->first_key);
-    api_key_release(&key);
-    return rc;
 }
 
 /* --- modules ----------------------------------------------------------------------------- */
@@ -541,7 +472,7 @@ static int open_all(struct app *a, struct err *err)
     if (!a->control)
         return -1;
     /* Last, so that a start that is refused does not use up the key that is shown only once. */
-    if (a->opts->bootstrap && bootstrap(a) != 0)
+    if (a->opts->bootstrap && setup_first_start(a->conf, a->loop, a->gw.db, &a->first) != 0)
         return err_set(err, ERR_UNAVAILABLE, "the database could not be written");
     return 0;
 }
@@ -687,7 +618,7 @@ static void watch_signals(struct app *a)
 static void print_banner(const struct app *a)
 {
     const char *address = http_server_address(a->gw.server);
-    bool first = a->first_key[0] != '\0', local = str_starts(str_c(address), "unix:");
+    bool first = a->first.key[0] != '\0', local = str_starts(str_c(address), "unix:");
     const struct sandbox_status *box = sandbox_status(a->gw.sandbox);
     printf("\nclaudegate %s on %s%s (claude %s, upstream: %s)\n", CG_VERSION,
            local ? "" : "http://", address, a->claude_version, a->gw.upstream_kind);
@@ -703,7 +634,7 @@ static void print_banner(const struct app *a)
             "  administrator  admin / %s\n"
             "  API key        %s\n"
             "                 (yours: for answers of any length; others begin with fewer rights)\n",
-            a->admin_password, a->first_key);
+            a->first.admin_password, a->first.key);
     else if (a->opts->bootstrap)
         printf("\nThe first API key was shown at the first start. Make another with:\n"
                "  claudegate key create --name NAME\n");
@@ -711,7 +642,7 @@ static void print_banner(const struct app *a)
            "  curl %s%s%s/api/chat -H 'Authorization: Bearer %s' \\\n"
            "    -H 'Content-Type: application/json' -d '{\"message\":\"Hello\"}'\n\n",
            local ? "--unix-socket " : "http://", local ? address + strlen("unix:") : address,
-           local ? " http://localhost" : "", first ? a->first_key : "YOUR_KEY");
+           local ? " http://localhost" : "", first ? a->first.key : "YOUR_KEY");
     fflush(stdout);
 }
 
@@ -764,8 +695,8 @@ static void close_all(struct app *a)
     free(a->run_dir);
     if (a->lock_fd >= 0)
         close(a->lock_fd);
-    explicit_bzero(a->first_key, sizeof(a->first_key));
-    explicit_bzero(a->admin_password, sizeof(a->admin_password));
+    explicit_bzero(a->first.key, sizeof(a->first.key));
+    explicit_bzero(a->first.admin_password, sizeof(a->first.admin_password));
 }
 
 static void serve(struct app *a)

@@ -107,7 +107,7 @@ check_claude() {
 # The stamp is a copy of the lock file, not a time: a fresh checkout has new times everywhere.
 install_npm() {
     local clients=
-    [[ " $* " != *" test "* ]] || clients=1
+    [[ $# -gt 0 && " $* " != *" test "* ]] || clients=1
     cmp -s package-lock.json "$STAMP" && [ -z "$clients" -o -e "$STAMP.clients" ] && return 0
     say "setup: installing npm packages"
     npm_ci || {

@@ -251,31 +251,6 @@ static void on_dropped(struct evhttp_connection *conn, void *ctx)
 
 /* --- answering the CLI --------------------------------------------------------------------- */
 
-static void write_error(struct evbuffer *out, const char *type, const char *message)
-{
-    AUTO(buf_release) struct buf b;
-    buf_init(&b, 4096);
-    buf_adds(&b, "{\"type\":\"error\",\"error\":{\"type\":");
-    buf_json_str(&b, str_c(type));
-    buf_adds(&b, ",\"message\":");
-    buf_json_str(&b, str_c(message));
-    buf_adds(&b, "}}");
-    evbuffer_add(out, b.data, b.len);
-}
-
-void call_refuse(struct evhttp_request *req, int status, const char *type, const char *message)
-{
-    struct evkeyvalq *headers = evhttp_request_get_output_headers(req);
-    struct evbuffer *body = evbuffer_new();
-    BUG_ON(!body);
-    evhttp_remove_header(headers, "content-type");
-    evhttp_add_header(headers, "content-type", "application/json");
-    evhttp_add_header(headers, "x-should-retry", "false"); /* what helps was tried here */
-    write_error(body, type, message);
-    evhttp_send_reply(req, status, NULL, body);
-    evbuffer_free(body);
-}
-
 /* Ends the call with an error of our own. */
 static void fail(struct call *call, int status, const char *type, const char *message)
 {
@@ -470,7 +445,7 @@ static void on_error_status(struct call *call)
         return;
     }
     if (call->collected.len == 0)
-        write_error(call->out, "api_error", call->turn->error_message);
+        call_write_error(call->out, "api_error", call->turn->error_message);
     else
         evbuffer_add(call->out, call->collected.data, call->collected.len);
     if (call->collected.len == 0 || call->early_error) {

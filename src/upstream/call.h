@@ -8,6 +8,7 @@
 
 struct call;
 struct door;
+struct evbuffer;
 struct evhttp_request;
 
 struct call_home {
@@ -25,7 +26,8 @@ void call_start(struct call_home *home, struct relay_turn *turn, struct evhttp_r
 /* Ends the oldest call at once: the CLI sees its connection cut. */
 void call_cut_first(struct call_home *home);
 
-/* Answers with an error in the API's own shape. */
+/* call_refuse.c: an error in the API's own shape; as a whole answer. */
+void call_write_error(struct evbuffer *out, const char *type, const char *message);
 void call_refuse(struct evhttp_request *req, int status, const char *type, const char *message);
 
 #endif

@@ -1,6 +1,6 @@
 /* docs.c - both forms of each file are in the program, so that a reader costs no work: these
- * routes need no key. Browsers ask each time whether their copy is still good (ETag), so nobody sees
- * an old page after an update. */
+ * routes need no key. Browsers ask each time whether their copy is still good (ETag), so nobody
+ * sees an old page after an update. */
 #include "api/docs/docs.h"
 
 #include "core/str.h"
