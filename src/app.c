@@ -643,6 +643,8 @@ static void print_banner(const struct app *a)
            "    -H 'Content-Type: application/json' -d '{\"message\":\"Hello\"}'\n\n",
            local ? "--unix-socket " : "http://", local ? address + strlen("unix:") : address,
            local ? " http://localhost" : "", first ? a->first.key : "YOUR_KEY");
+    if (!local)
+        printf("The whole API: http://%s/docs\n\n", address);
     fflush(stdout);
 }
 
