@@ -29,13 +29,15 @@ static void name_of(const json_t *j, char out[CACHE_NAME_SIZE])
 {
     AUTO(free_charp) char *upstream = text_of(j, "upstream");
     AUTO(free_charp) char *version = text_of(j, "version");
-    struct conf conf = {.upstream.base_url = upstream};
+    struct conf conf = {
+        .upstream = {.base_url = upstream, .api_key = (char[]){""}, .auth_token = (char[]){""}}};
     struct gateway g = {.conf = &conf,
                         .upstream_kind = json_string_value(json_object_get(j, "kind")),
                         .cli_version = json_string_value(json_object_get(j, "program"))};
     struct chat_request r = {.model = text_of(j, "model"),
                              .history = json_object_get(j, "history"),
                              .content = json_object_get(j, "content"),
+                             .messages = json_object_get(j, "messages"),
                              .system = json_object_get(j, "system"),
                              .params = json_object_get(j, "params"),
                              .stream = json_get_bool(j, "stream", false),
@@ -86,6 +88,7 @@ static void test_everything_that_goes_upstream_counts(void **state)
         {"content", false, "[{\"type\":\"text\",\"text\":\"c\\u0000\"}]"},
         {"content", false,
          "[{\"type\":\"text\",\"text\":\"c\"},{\"type\":\"text\",\"text\":\"c\"}]"},
+        {"messages", false, "[{\"role\":\"user\",\"content\":\"c\"}]"},
         {"max_tokens", true, "10"},
         {"top_p", true, "0.5"},
         {"top_k", true, "1"},
