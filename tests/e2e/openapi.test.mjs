@@ -254,7 +254,7 @@ test('an answer that was cut short, and a response that is read again', LIMIT, a
 test('a request that is repeated, and a stream that is resumed', LIMIT, async () => {
   await up.reset();
   for (const [path, body] of Object.entries(asking)) {
-    const headers = { ...bearer(), 'idempotency-key': `of ${path}`.replace(' ', ':') };
+    const headers = { ...bearer(), 'idempotency-key': `again:${path}` };
     const first = await expect(200, 'POST', path, body, headers);
     const again = await expect(200, 'POST', path, body, headers);
     assert.deepEqual([first, again].map((r) => r.headers['idempotent-replayed']), [undefined, 'true']);
@@ -316,7 +316,7 @@ test('the response cache', LIMIT, async () => {
 
 test('a response that is still being made', LIMIT, async () => {
   const path = '/v1/responses';
-  await up.script({ blocks: [text('slow '.repeat(30))], word_delay_ms: 50 });
+  await up.script({ blocks: [text('slow '.repeat(40))], word_delay_ms: 100 });
   const running = await gw.open('POST', path, { body: { ...asking[path], stream: true }, headers: bearer() });
   let began = '';
   for await (const chunk of running.setEncoding('utf8').iterator({ destroyOnReturn: false })) {
