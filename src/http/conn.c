@@ -254,8 +254,26 @@ static void refusal_error(const struct guard_reason_info *info, struct err *err)
     err->status = info->status;
 }
 
+/* Those that not every refusal has. */
+static void refusal_headers(const struct http_conn *c, enum http_dialect dialect,
+                            const struct err *err, struct evbuffer *out)
+{
+    const char *advice = reply_advice(dialect, err);
+    if (advice)
+        evbuffer_add_printf(out, "x-should-retry: %s\r\n", advice);
+    if (dialect == DIALECT_OPENAI)
+        evbuffer_add_printf(out,
+                            "openai-version: " HTTP_OPENAI "\r\nopenai-processing-ms: %lld\r\n",
+                            (long long)((clock_mono_us() - c->first_byte_us) / 1000));
+    if (err->status == 503)
+        evbuffer_add_printf(out, "Retry-After: 1\r\n");
+    if (c->server->opts.hsts)
+        evbuffer_add_printf(out, "Strict-Transport-Security: " HTTP_HSTS "\r\n");
+}
+
 static void write_refusal(struct http_conn *c)
 {
+    enum http_dialect dialect = router_dialect(&c->server->opts, &c->guard);
     const char *request_id = c->refusal_id;
     const struct guard_reason_info *info = guard_reason_info(c->refusal);
     struct evbuffer *out = bufferevent_get_output(c->bev);
@@ -265,15 +283,16 @@ static void write_refusal(struct http_conn *c)
     buf_init(&body, 4096);
     evutil_date_rfc1123(date, sizeof(date), NULL);
     refusal_error(info, &err);
-    http_error_body(DIALECT_NATIVE, request_id, &err, &body);
+    http_error_body(dialect, request_id, &err, &body);
     evbuffer_add_printf(out,
                         "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: application/json\r\n"
                         "Content-Length: %zu\r\nConnection: close\r\nrequest-id: %s\r\n"
                         "x-request-id: %s\r\nX-Content-Type-Options: nosniff\r\n"
-                        "Cache-Control: no-store\r\n%s%s\r\n",
+                        "Cache-Control: no-store\r\n",
                         info->status, reply_phrase(info->status), date, body.len, request_id,
-                        request_id, info->status == 503 ? "Retry-After: 1\r\n" : "",
-                        c->server->opts.hsts ? "Strict-Transport-Security: " HTTP_HSTS "\r\n" : "");
+                        request_id);
+    refusal_headers(c, dialect, &err, out);
+    evbuffer_add_printf(out, "\r\n");
     evbuffer_add(out, body.data, body.len);
 }
 

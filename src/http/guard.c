@@ -205,8 +205,7 @@ static size_t s_name(struct guard *g, const unsigned char *p, size_t n)
     if (g->line_len >= GUARD_MAX_LINE)
         return refuse(g, GUARD_LINE_TOO_LONG);
     if (*p == ':') {
-        g->field =
-            g->word_len < sizeof(g->word) ? guard_field_of(g->word, g->word_len) : GUARD_F_OTHER;
+        guard_begin_field(g);
         g->line_len++;
         return take(g, g->word_len ? GUARD_OK : GUARD_HEADER_NAME, S_VALUE);
     }

@@ -15,6 +15,7 @@
 #define GUARD_MAX_LINE         8192 /* bytes of one header line, without CRLF */
 #define GUARD_MAX_TARGET       8192
 #define GUARD_MAX_CHUNK_DIGITS 16
+#define GUARD_PATH_SIZE        128 /* kept of the path: more than any route of ours is long */
 
 enum guard_reason {
     GUARD_OK = 0,
@@ -82,6 +83,11 @@ struct guard {
     size_t method_len;
     int minor; /* HTTP/1.minor */
 
+    /* Whose words a refusal takes (router_dialect()), as far as the request was read: */
+    char path[GUARD_PATH_SIZE]; /* decoded, without query, cut off when longer */
+    size_t path_len;
+    bool anthropic; /* it has anthropic-version or x-api-key, as Anthropic's clients send them */
+
     bool in_query, star;
     int pct;           /* hex digits seen after '%': 0 = not in an escape, 1 = none yet, 2 = one */
     unsigned pct_char; /* first hex digit's value */
@@ -107,8 +113,9 @@ void guard_reset(struct guard *g); /* ready for the next request */
  * results repeat. */
 enum guard_result guard_feed(struct guard *g, const char *bytes, size_t n, size_t *ret_used);
 
-/* guard_field.c: judges one complete header line of a field that matters, and the whole head. */
-enum guard_field guard_field_of(const char *lower_name, size_t len);
+/* guard_field.c: the name of a header line is complete, in g->word; judges one complete header line
+ * of a field that matters, and the whole head. */
+void guard_begin_field(struct guard *g);
 enum guard_reason guard_check_field(struct guard *g);
 enum guard_reason guard_check_head(struct guard *g);
 /* guard_target.c: the next byte of the request target, and its end. */

@@ -8,23 +8,28 @@
 #include "core/str.h"
 
 static const struct {
-    const char *name;
+    const char *name; /* shorter than guard.word, which cuts off */
     enum guard_field field;
+    bool anthropic;
 } fields[] = {
-    {"host", GUARD_F_HOST},
-    {"content-length", GUARD_F_LENGTH},
-    {"transfer-encoding", GUARD_F_TRANSFER},
-    {"content-encoding", GUARD_F_CONTENT},
-    {"expect", GUARD_F_EXPECT},
+    {"host", GUARD_F_HOST, false},
+    {"content-length", GUARD_F_LENGTH, false},
+    {"transfer-encoding", GUARD_F_TRANSFER, false},
+    {"content-encoding", GUARD_F_CONTENT, false},
+    {"expect", GUARD_F_EXPECT, false},
+    {"anthropic-version", GUARD_F_OTHER, true},
+    {"x-api-key", GUARD_F_OTHER, true},
 };
 
-enum guard_field guard_field_of(const char *lower_name, size_t len)
+void guard_begin_field(struct guard *g)
 {
+    g->field = GUARD_F_OTHER;
     for (size_t i = 0; i < ARRAY_SIZE(fields); i++) {
-        if (str_eq_c(str_n(lower_name, len), fields[i].name))
-            return fields[i].field;
+        if (!str_eq_c(str_n(g->word, g->word_len), fields[i].name))
+            continue;
+        g->field = fields[i].field;
+        g->anthropic |= fields[i].anthropic;
     }
-    return GUARD_F_OTHER;
 }
 
 static bool is_port(struct str s)

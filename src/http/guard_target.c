@@ -25,6 +25,8 @@ static enum guard_reason path_char(struct guard *g, unsigned char c, bool encode
 {
     if (c < 0x20 || c == 0x7f || c == '\\' || (encoded && c == '/'))
         return GUARD_PATH;
+    if (g->path_len < sizeof(g->path) - 1)
+        g->path[g->path_len++] = (char)c;
     if (c == '/') {
         if (g->target_len > 0 && bad_segment(g, false))
             return GUARD_PATH;

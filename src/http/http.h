@@ -8,7 +8,8 @@
  * One that is recorded (record.h) may outlive its client: then the callback runs when the record is
  * abandoned, or never.
  * Malformed requests (RFC 9112 and the list in ARCHITECTURE.md) never reach a handler. Neither does
- * GET, HEAD or OPTIONS with a body; a body with DELETE is read and may be ignored. */
+ * GET, HEAD or OPTIONS with a body; a body with DELETE is read and may be ignored. The refusal
+ * speaks the dialect of the path, as far as that was read. */
 #ifndef CG_HTTP_HTTP_H
 #define CG_HTTP_HTTP_H
 

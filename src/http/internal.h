@@ -23,6 +23,7 @@
 
 #define HTTP_PEER_SIZE 64 /* an IPv6 address with its zone */
 #define HTTP_HSTS      "max-age=31536000"
+#define HTTP_OPENAI    "2020-10-01" /* openai-version */
 
 /* A connection is in exactly one state and in that state's list, in the order of `since`. */
 enum conn_state {
@@ -164,14 +165,18 @@ char *target_query(const char *target); /* "key\0value\0...\0", owned; NULL with
 const char *query_find(const char *query, const char *name);
 
 /* --- router.c -------------------------------------------------------------------------- */
-/* Sets req->route and its params. Without a match req->route is NULL, allow holds the methods the
- * path has ("" = unknown path) and req->dialect is that of one of its rows. */
+/* Of the path that the guard has read, whole or not; never DIALECT_CLIENT. */
+enum http_dialect router_dialect(const struct http_opts *opts, const struct guard *g);
+/* Sets req->route and its params. Without a match req->route is NULL and allow holds the methods
+ * the path has ("" = unknown path). */
 void router_find(const struct http_opts *opts, struct http_req *req, struct buf *allow);
 void router_reply_unmatched(struct http_req *req, struct buf *allow);
 
 /* --- reply.c --------------------------------------------------------------------------- */
 const char *reply_phrase(int status);
 int http_error_status(enum http_dialect dialect, const struct err *err);
+/* The value of x-should-retry, or NULL. */
+const char *reply_advice(enum http_dialect dialect, const struct err *err);
 void reply_headers(struct http_req *req, int status, const char *content_type);
 
 /* --- stream.c -------------------------------------------------------------------------- */

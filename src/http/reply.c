@@ -55,7 +55,7 @@ static void openai_headers(const struct http_req *req, struct evkeyvalq *headers
 {
     char ms[24];
     snprintf(ms, sizeof(ms), "%lld", (long long)((clock_mono_us() - req->start_us) / 1000));
-    evhttp_add_header(headers, "openai-version", "2020-10-01");
+    evhttp_add_header(headers, "openai-version", HTTP_OPENAI);
     evhttp_add_header(headers, "openai-processing-ms", ms);
 }
 
@@ -134,7 +134,7 @@ void http_reply_json(struct http_req *req, int status, const struct buf *body)
 
 /* The advice that SDKs follow before their own rules; NULL = none. The claude program as a client
  * would repeat even a wrong key, for minutes. */
-static const char *should_retry(const struct http_req *req, const struct err *err)
+const char *reply_advice(enum http_dialect dialect, const struct err *err)
 {
     if (err->code == ERR_QUOTA) /* the official SDKs would try again all the same */
         return "false";
@@ -143,12 +143,12 @@ static const char *should_retry(const struct http_req *req, const struct err *er
     bool certain = err->code == ERR_INVALID || err->code == ERR_UNAUTHENTICATED ||
                    err->code == ERR_FORBIDDEN || err->code == ERR_NOT_FOUND ||
                    err->code == ERR_METHOD;
-    return certain && req->dialect != DIALECT_NATIVE ? "false" : NULL;
+    return certain && dialect != DIALECT_NATIVE ? "false" : NULL;
 }
 
 void http_reply_error(struct http_req *req, const struct err *err)
 {
-    const char *advice = should_retry(req, err);
+    const char *advice = reply_advice(req->dialect, err);
     struct buf body AUTO(buf_release);
     buf_init(&body, 16384);
     http_error_body(req->dialect, req->id, err, &body);

@@ -166,6 +166,7 @@ static struct http_req *req_new(struct http_conn *c, struct evhttp_request *ev)
     req->wants_close = wants_close(ev);
     req->path = target_path(target);
     req->query = target_query(target);
+    req->dialect = router_dialect(&c->server->opts, &c->guard);
     memcpy(req->peer, c->peer, sizeof(req->peer));
     return req;
 }

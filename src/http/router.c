@@ -19,16 +19,18 @@ static void add_param(struct http_req *req, struct str name, struct str value)
     req->params[req->param_count++].value = x_strndup(value.p, value.len);
 }
 
-static bool match_path(const char *pattern, struct http_req *req)
+/* req takes the parameters; NULL: nobody wants them. */
+static bool match_path(const char *pattern, const char *path, struct http_req *req)
 {
-    const char *path = req->path;
-    clear_params(req);
+    if (req)
+        clear_params(req);
     while (*pattern && *path) {
         if (*pattern == ':') {
             size_t name = strcspn(++pattern, "/"), value = strcspn(path, "/");
             if (value == 0)
                 return false;
-            add_param(req, str_n(pattern, name), str_n(path, value));
+            if (req)
+                add_param(req, str_n(pattern, name), str_n(path, value));
             pattern += name;
             path += value;
         } else if (*pattern++ != *path++) {
@@ -52,24 +54,27 @@ static void allow_method(struct buf *allow, const char *method)
         buf_adds(allow, ", HEAD");
 }
 
-static enum http_dialect dialect_for(const struct http_req *req, enum http_dialect of_table)
+enum http_dialect router_dialect(const struct http_opts *opts, const struct guard *g)
 {
-    if (of_table != DIALECT_CLIENT)
-        return of_table;
-    bool anthropic = http_req_header(req, "anthropic-version") || http_req_header(req, "x-api-key");
-    return anthropic ? DIALECT_ANTHROPIC : DIALECT_OPENAI;
+    const char *shared = opts->client_paths;
+    enum http_dialect dialect = DIALECT_NATIVE;
+    if (shared && strncmp(g->path, shared, strlen(shared)) == 0)
+        dialect = DIALECT_CLIENT;
+    for (size_t i = 0; i < opts->route_count; i++) {
+        if (match_path(opts->routes[i].path, g->path, NULL))
+            dialect = opts->routes[i].dialect;
+    }
+    if (dialect != DIALECT_CLIENT)
+        return dialect;
+    return g->anthropic ? DIALECT_ANTHROPIC : DIALECT_OPENAI;
 }
 
 void router_find(const struct http_opts *opts, struct http_req *req, struct buf *allow)
 {
-    const char *shared = opts->client_paths;
-    if (shared && strncmp(req->path, shared, strlen(shared)) == 0)
-        req->dialect = dialect_for(req, DIALECT_CLIENT);
     for (size_t i = 0; i < opts->route_count; i++) {
         const struct http_route *route = &opts->routes[i];
-        if (!match_path(route->path, req))
+        if (!match_path(route->path, req->path, req))
             continue;
-        req->dialect = dialect_for(req, route->dialect);
         if (match_method(route->method, req->method)) {
             req->route = route;
             return;

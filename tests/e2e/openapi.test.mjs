@@ -55,6 +55,20 @@ const asking = {
 const counting = { model: MODEL, messages: [{ role: 'user', content: 'hi' }] };
 const posts = { ...asking, '/v1/messages/count_tokens': counting };
 
+/** How Anthropic's clients are known, and all others: [headers, the shape they get]. */
+const clients = (k = key) => [[{ 'x-api-key': k }, 'Anthropic'],
+  [{ ...bearer(k), 'anthropic-version': '2023-06-01' }, 'Anthropic'], [bearer(k), 'OpenAI']];
+
+/** An error is of this API's shape, with its headers. */
+function shaped(reply, api) {
+  const of = reply.body.success === false ? 'Native' : reply.body.type === 'error' ? 'Anthropic' : 'OpenAI';
+  assert.equal(of, api, reply.text);
+  assert.equal(reply.headers['openai-version'] !== undefined, api === 'OpenAI', reply.text);
+}
+
+/** The API of a path. */
+const apiOf = (path) => (path.startsWith('/api') ? 'Native' : path.startsWith('/v1/messages') ? 'Anthropic' : 'OpenAI');
+
 /** A path of the document with something in its parameters. */
 const target = (path) => path.replace('{id}', path.startsWith('/v1/models') ? MODEL
   : path.startsWith('/v1/responses') ? `resp_${'0'.repeat(32)}` : NOBODY);
@@ -152,8 +166,10 @@ test('sessions, usage, models, the key', LIMIT, async () => {
   await expect(404, 'POST', '/api/chat', { message: 'hi', sessionId: NOBODY });
   for (const group of ['day', 'hour', 'model']) await expect(200, 'GET', `/api/usage?group=${group}`);
   await expect(400, 'GET', '/api/usage?group=week');
-  await eventually(async () =>
-    (await expect(200, 'GET', '/api/usage/requests?limit=1')).body.requests.length === 1);
+  await expect(200, 'POST', '/v1/messages/count_tokens', counting);
+  const counted = await eventually(async () => (await expect(200, 'GET', '/api/usage/requests')).body
+    .requests.find(({ endpoint }) => endpoint === '/v1/messages/count_tokens'));
+  assert.deepEqual([counted.totalTokens, counted.costUsd, counted.upstreamCalls], [0, 0, 1]);
   await expect(400, 'GET', '/api/usage/requests?limit=x');
   await expect(200, 'GET', '/api/me');
   await expect(200, 'GET', '/api/me', undefined, bearer(await gw.key()));
@@ -161,14 +177,19 @@ test('sessions, usage, models, the key', LIMIT, async () => {
 });
 
 test('models in both shapes', LIMIT, async () => {
-  const list = await expect(200, 'GET', '/v1/models?limit=1', undefined, { 'x-api-key': key });
-  assert.equal(list.body.has_more, true);
-  await expect(400, 'GET', '/v1/models?limit=0', undefined, { 'x-api-key': key });
-  assert.equal((await expect(200, 'GET', '/v1/models')).body.object, 'list');
-  await expect(200, 'GET', `/v1/models/${MODEL}`, undefined, { 'x-api-key': key });
-  await expect(404, 'GET', '/v1/models/nothing', undefined, { 'x-api-key': key });
+  for (const [headers, api] of clients()) {
+    const list = await expect(200, 'GET', '/v1/models?limit=1', undefined, headers);
+    assert.deepEqual([list.body.object, list.body.has_more],
+      api === 'OpenAI' ? ['list', undefined] : [undefined, true]);
+    const { body: one } = await expect(200, 'GET', `/v1/models/${MODEL}`, undefined, headers);
+    assert.equal(one.object ?? one.type, 'model');
+    assert.equal(one.owned_by !== undefined, api === 'OpenAI');
+    shaped(await expect(404, 'GET', '/v1/models/nothing', undefined, headers), api);
+    if (api === 'Anthropic') await expect(400, 'GET', '/v1/models?limit=0', undefined, headers);
+  }
+  const aliases = (await expect(200, 'GET', '/v1/models?limit=0')).body.data.map(({ id }) => id);
+  assert.ok(aliases.includes('gpt-4o'));
   await expect(200, 'GET', '/v1/models/gpt-4o');
-  await expect(404, 'GET', '/v1/models/nothing');
 });
 
 const text = (t = 'one two three') => ({ type: 'text', text: t });
@@ -200,6 +221,19 @@ test('tools and thoughts, whole and streamed', LIMIT, async () => {
     reasoning: { effort: 'low', summary: 'auto' }, include: ['reasoning.encrypted_content'] });
 });
 
+test('prefills, system messages in between and blocks that are not known', LIMIT, async () => {
+  await up.reset();
+  for (const messages of [
+    [{ role: 'user', content: 'a colour' }, { role: 'assistant', content: '{"colour":' }],
+    [{ role: 'user', content: 'a colour' }, { role: 'assistant', content: '' }],
+    [{ role: 'user', content: 'hi' }, { role: 'system', content: 'be brief' }, { role: 'user', content: 'well?' }],
+    [{ role: 'user', content: [text(), { type: 'hologram', data: { a: 1 } }] }],
+  ]) {
+    await expect(200, 'POST', '/v1/messages', { ...asking['/v1/messages'], messages });
+    await expect(200, 'POST', '/v1/messages', { ...asking['/v1/messages'], messages, stream: true });
+  }
+});
+
 test('an answer that was cut short, and a response that is read again', LIMIT, async () => {
   for (const [path, body] of Object.entries(asking)) {
     for (const stream of [false, true]) {
@@ -213,6 +247,91 @@ test('an answer that was cut short, and a response that is read again', LIMIT, a
   await expect(200, 'DELETE', `/v1/responses/${id}`);
   await expect(404, 'DELETE', `/v1/responses/${id}`);
   await expect(404, 'GET', `/v1/responses/resp_${'0'.repeat(32)}`);
+});
+
+// --- answers that were made before ---------------------------------------------------------------
+
+test('a request that is repeated, and a stream that is resumed', LIMIT, async () => {
+  await up.reset();
+  for (const [path, body] of Object.entries(asking)) {
+    const headers = { ...bearer(), 'idempotency-key': `again:${path}` };
+    const first = await expect(200, 'POST', path, body, headers);
+    const again = await expect(200, 'POST', path, body, headers);
+    assert.deepEqual([first, again].map((r) => r.headers['idempotent-replayed']), [undefined, 'true']);
+    assert.equal(again.text, first.text);
+    shaped(await expect(422, 'POST', path, { ...body, stream: true }, headers), apiOf(path));
+    shaped(await expect(400, 'POST', path, body, { ...bearer(), 'idempotency-key': 'two words' }), apiOf(path));
+
+    const whole = await expect(200, 'POST', path, { ...body, stream: true },
+      { ...bearer(), 'x-claudegate-resumable': 'true' });
+    assert.deepEqual(whole.events.map(({ id }) => Number(id.split(':')[1])), whole.events.map((_, n) => n + 1));
+    const rest = (id) => ({ ...bearer(), 'last-event-id': id });
+    const resumed = await expect(200, 'POST', path, { ...body, stream: true }, rest(whole.events[1].id));
+    assert.deepEqual(resumed.events, whole.events.slice(2));
+    const gone = `req_${'0'.repeat(24)}:1`;
+    shaped(await expect(404, 'POST', path, { ...body, stream: true }, rest(gone)), apiOf(path));
+    shaped(await expect(400, 'POST', path, { ...body, stream: true }, rest('17')), apiOf(path));
+  }
+});
+
+test('an answer that is too large to be kept', LIMIT, async (t) => {
+  const small = await Gateway.start({ test: t, upstream: up, claude: 'real',
+    config: { idempotency: { max_bytes: 2000 }, resume: { max_bytes: 2000 } } });
+  const auth = bearer(await small.key());
+  await up.script({ blocks: [text('word '.repeat(600))], repeat: -1 });
+  for (const [path, body] of Object.entries(asking)) {
+    const headers = { ...auth, 'idempotency-key': 'once' + path };
+    const ask = (more) => contract.send(small, 'POST', path, { body, headers, ...more });
+    assert.equal((await ask()).status, 200);
+    const again = await eventually(async () => { // the row says so in a moment
+      const reply = await ask();
+      return reply.status === 409 && reply.headers['x-should-retry'] && reply;
+    });
+    shaped(again, apiOf(path));
+    const whole = await ask({ body: { ...body, stream: true }, headers: { ...auth, 'x-claudegate-resumable': 'true' } });
+    const late = await ask({ headers: { ...auth, 'last-event-id': whole.events[0].id } });
+    assert.equal(late.status, 410, late.text);
+    shaped(late, apiOf(path));
+  }
+  await up.reset();
+});
+
+test('the response cache', LIMIT, async () => {
+  await up.reset();
+  const { key: caching } = await gw.createKey(['--response-cache']);
+  const { body: me } = await expect(200, 'GET', '/api/me', undefined, bearer(caching));
+  assert.equal(me.permissions.responseCache, true);
+  const paths = Object.keys(asking).filter((path) => path.startsWith('/v1'));
+  for (const [i, path] of paths.entries()) { // OpenAI's two would be given one answer
+    const ask = async (stream, headers) => (await expect(200, 'POST', path,
+      { ...asking[path], temperature: 0, top_p: 1 - i / 10, stream }, { ...bearer(caching), ...headers })).headers['x-claudegate-cache'];
+    assert.deepEqual([await ask(false), await ask(false), await ask(true),
+      await ask(false, { 'cache-control': 'no-cache' })], ['miss', 'hit', 'hit', 'bypass'], path);
+  }
+  await eventually(async () => (await expect(200, 'GET', '/api/usage', undefined, bearer(caching)))
+    .body.totals.cachedRequests === 2 * paths.length);
+  const { body } = await expect(200, 'GET', '/api/usage/requests', undefined, bearer(caching));
+  assert.equal(body.requests.filter(({ cached }) => cached).length, 2 * paths.length);
+});
+
+test('a response that is still being made', LIMIT, async () => {
+  const path = '/v1/responses';
+  await up.script({ blocks: [text('slow '.repeat(40))], word_delay_ms: 100 });
+  const running = await gw.open('POST', path, { body: { ...asking[path], stream: true }, headers: bearer() });
+  let began = '';
+  for await (const chunk of running.setEncoding('utf8').iterator({ destroyOnReturn: false })) {
+    began += chunk;
+    if (began.includes('response.created')) break;
+  }
+  const [id] = /resp_[0-9a-f]{32}/.exec(began);
+  await expect(404, 'GET', `${path}/${id}`);
+  await expect(404, 'DELETE', `${path}/${id}`);
+  const reply = await expect(409, 'POST', path, { ...asking[path], previous_response_id: id });
+  assert.deepEqual([reply.body.error.param, reply.headers['retry-after']], ['previous_response_id', '1']);
+  assert.match(reply.body.error.message, new RegExp(id));
+  await running.toArray();
+  const reads = await Promise.all([1, 2, 3].map(() => send('GET', `${path}/${id}`)));
+  assert.deepEqual(reads.map(({ status }) => status), [200, 200, 200]);
 });
 
 test('an agent tells what it does', LIMIT, async () => {
@@ -235,8 +354,13 @@ test('an error in the middle of a stream', LIMIT, async () => {
 
 test('without a key, and with a wrong one', LIMIT, async () => {
   for (const { method, path } of keyed()) {
-    await expect(401, method, target(path), posts[path], {});
+    shaped(await expect(401, method, target(path), posts[path], {}), apiOf(path));
     await expect(401, method, target(path), posts[path], bearer(`sk-cg-${'0'.repeat(12)}-${'x'.repeat(43)}`));
+  }
+  for (const [headers, api] of clients('sk-cg-nobody')) {
+    for (const path of ['/v1/models', `/v1/models/${MODEL}`]) {
+      shaped(await expect(401, 'GET', path, undefined, headers), api);
+    }
   }
   await expect(401, 'GET', '/metrics', undefined, { 'x-forwarded-for': '192.0.2.1' });
 });
@@ -247,7 +371,7 @@ test('what is refused before anything runs', LIMIT, async () => {
     await expect(400, 'POST', path, '{');
     await expect(400, 'POST', path, { ...body, model: 5 });
     await expect(403, 'POST', path, body, bearer(poor));
-    await expect(413, 'POST', path, ' '.repeat(15 << 20));
+    shaped(await expect(413, 'POST', path, ' '.repeat(15 << 20)), apiOf(path));
   }
   await expect(413, 'POST', '/api/chat', { message: 'x'.repeat((10 << 20) + 1) });
   await expect(400, 'POST', '/v1/messages', asking['/v1/messages'], { ...bearer(), 'anthropic-version': '1999-01-01' });
@@ -280,8 +404,11 @@ test('a session with a turn still running', LIMIT, async () => {
 });
 
 const failing = (status, type, message) => ({ status, error: { type, message } });
+const detailed = { type: 'invalid_request_error', message: 'no', details: { n: [1.5, null] }, hint: 'x' };
 const upstreamErrors = [
   [failing(400, 'invalid_request_error', 'prompt is too long: 5 tokens'), [400]],
+  [{ status: 400, headers: { 'content-type': 'application/json' }, body: JSON.stringify({ error: detailed }) }, [400]],
+  [{ ...failing(429, 'rate_limit_error', 'later'), headers: { 'x-should-retry': 'true' } }, [429]],
   [failing(401, 'authentication_error', 'invalid x-api-key'), [502]],
   [failing(404, 'not_found_error', 'model: claude-nothing'), [404]],
   [failing(413, 'request_too_large', 'Request exceeds the maximum size'), [413]],
@@ -298,6 +425,9 @@ for (const [step, statuses] of upstreamErrors) {
       await up.script({ ...step, repeat: -1 });
       const reply = await send('POST', path, body);
       assert.ok(statuses.includes(reply.status), `${path}: ${reply.status} ${reply.text}`);
+      shaped(reply, apiOf(path));
+      if (step.body && path === '/v1/messages') assert.deepEqual(reply.body.error, detailed);
+      assert.equal(reply.headers['x-should-retry'], step.headers?.['x-should-retry'], path);
     }
     await up.reset();
   });
@@ -375,15 +505,43 @@ test('not ready, and not found', LIMIT, async (t) => {
   assert.equal((await contract.send(other, 'GET', '/readyz')).status, 503);
   await expect(200, 'GET', '/readyz');
   await expect(200, 'GET', '/metrics', undefined, {});
-  const nothing = await gw.request('GET', '/nothing');
-  assert.equal(nothing.status, 404);
-  contract.checkResponse('/components/responses/NativeNotFound', nothing, 'an unknown path');
-  for (const path of ['/api/chat', '/v1/messages', '/v1/responses']) {
-    const reply = await gw.request('PUT', path);
-    assert.equal(reply.status, 405);
-    assert.equal(reply.headers.allow, 'POST, OPTIONS');
-    contract.checkResponse('/components/responses/MethodNotAllowed', reply, `PUT ${path}`);
+  const refused = async (status, api, name, method, path, options) => {
+    const reply = await gw.request(method, path, options);
+    assert.equal(reply.status, status, reply.text);
+    shaped(reply, api);
+    contract.checkResponse(`/components/responses/${name}`, reply, `${method} ${path}`);
+    return reply;
+  };
+  await refused(404, 'Native', 'NativeNotFound', 'GET', '/nothing');
+  for (const [headers, api] of clients()) {
+    await refused(404, api, `${api}NotFound`, 'GET', '/v1/nothing', { headers });
+    await refused(405, api, 'MethodNotAllowed', 'PUT', '/v1/models', { headers });
+    await refused(415, api, `${api}Invalid`, 'POST', '/v1/nothing', { body: 'x', headers: { ...headers, 'content-encoding': 'gzip' } });
   }
+  for (const path of Object.keys(asking)) {
+    const reply = await refused(405, apiOf(path), 'MethodNotAllowed', 'PUT', path);
+    assert.equal(reply.headers.allow, 'POST, OPTIONS');
+    // what HTTP itself forbids
+    await refused(415, apiOf(path), `${apiOf(path)}Invalid`, 'POST', path, { body: 'x', headers: { 'content-encoding': 'gzip' } });
+    await refused(417, apiOf(path), `${apiOf(path)}Invalid`, 'POST', path, { headers: { expect: 'coffee' } });
+    await refused(414, apiOf(path), `${apiOf(path)}Invalid`, 'POST', `${path}?${'x'.repeat(8192)}`);
+  }
+});
+
+test('readiness tells each upstream credential', LIMIT, async (t) => {
+  const other = await Gateway.start({ test: t, upstream: null, claude: 'real', config: { upstream: { max_retries: 0,
+    targets: [{ name: 'a', base_url: up.url, api_key: 'sk-ant-a' }, { name: 'b', base_url: up.url, api_key: 'sk-ant-b', weight: 0 }] } } });
+  const headers = bearer(await other.key());
+  const targets = async () => (await contract.send(other, 'GET', '/readyz')).body.upstreamTargets;
+  assert.deepEqual((await targets()).map(({ name, state, weight }) => [name, state, weight]), [['a', 'ok', 1], ['b', 'ok', 0]]);
+  for (const [step, state] of [[failing(401, 'authentication_error', 'no'), 'credential refused'],
+    [{ ...failing(429, 'rate_limit_error', 'slow'), headers: { 'retry-after': '9' } }, 'limited']]) {
+    await up.script(step);
+    const reply = await contract.send(other, 'POST', '/api/chat', { body: asking['/api/chat'], headers });
+    assert.ok([200, 429].includes(reply.status), reply.text);
+    assert.ok((await targets()).some((target) => target.state === state && target.coolingMs > 0), state);
+  }
+  await up.reset();
 });
 
 // --- the document and its page as files ----------------------------------------------------------
@@ -413,11 +571,6 @@ test('files, plain and compressed, and only when they are new', LIMIT, async () 
   assert.equal(files.length, 5);
 });
 
-// Repeated requests, resumed streams and the response cache have tests of their own.
-const ELSEWHERE = ['chat', 'createMessage', 'createChatCompletion', 'createResponse'].flatMap((id) =>
-  [409, 410, 422].map((status) => `${id} ${status}`)).filter((what) => what !== 'chat 409')
-  .concat('header idempotent-replayed', 'header x-claudegate-cache');
-
 test('everything that the document promises was seen', () => {
-  assert.deepEqual(contract.missing().filter((what) => !ELSEWHERE.includes(what)), []);
+  assert.deepEqual(contract.missing(), []);
 });

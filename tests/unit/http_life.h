@@ -224,6 +224,8 @@ static void test_timeouts(void **state)
     fx->opts.idle_timeout_s = fx->opts.read_timeout_s = 1;
     fx_start(fx);
     struct client *idle = dial(fx), *used = dial(fx), *drip = dial(fx), *held = hold(fx, HOLD);
+    struct client *slow = dial(fx);
+    puts_raw(slow, "POST /v1/messages HTTP/1.1\r\n" H);
     puts_raw(used, GET(""));
     expect_body(used, 200, "root");
     int64_t start = clock_mono_ms();
@@ -234,6 +236,8 @@ static void test_timeouts(void **state)
     }
     check_refusal(drip, GUARD_READ_TIMEOUT);
     assert_in_range(clock_mono_ms() - start, 900, 4000);
+    struct reply r = expect_reply(slow, 408);
+    assert_true(str_starts(r.body, "{\"type\":\"error\",\"error\":{\"type\":\"timeout_error\""));
     expect_eof(idle);
     expect_eof(used);
     assert_int_equal(idle->in.len + used->in.len, 0);
@@ -243,6 +247,7 @@ static void test_timeouts(void **state)
     hang_up(used);
     hang_up(drip);
     hang_up(held);
+    hang_up(slow);
 }
 
 /* A client that never reads its reply is dropped. */

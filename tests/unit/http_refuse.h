@@ -218,6 +218,76 @@ static void test_long_live(void **state)
     assert_int_equal(fx->handled, 0);
 }
 
+/* A refusal speaks as the router's answer would, from what was read until then. */
+static void test_refused_in_its_shape(void **state)
+{
+#define TOO_LARGE "Content-Length: 1001\r\n"
+    static const struct {
+        const char *raw;
+        int status;
+        const char *begin, *advice;
+        bool openai;
+    } rows[] = {
+        {"POST /fail HTTP/1.1\r\n" H TOO_LARGE "\r\n", 413, "{\"success\":false", "", false},
+        {"POST /v1/messages HTTP/1.1\r\n" H TOO_LARGE "\r\n", 413,
+         "{\"type\":\"error\",\"error\":{\"type\":\"request_too_large\"", "", false},
+        {"POST /v1/m%65ssages?x=%20 HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\n3e9\r\n",
+         413, "{\"type\":\"error\"", "", false},
+        {"POST /v1/chat/completions HTTP/1.1\r\n" H "X-API-Key: k\r\n" TOO_LARGE "\r\n", 413,
+         "{\"error\":{\"message\"", "", true},
+        {"POST /v1/models HTTP/1.1\r\n" H TOO_LARGE "\r\n", 413, "{\"error\":{\"message\"", "",
+         true},
+        {"POST /v1/models HTTP/1.1\r\n" H "X-API-Key: k\r\n" TOO_LARGE "\r\n", 413,
+         "{\"type\":\"error\"", "", false},
+        {"POST /v1/nothing HTTP/1.1\r\nAnthropic-Version: 2023-06-01\r\n" TOO_LARGE H "\r\n", 413,
+         "{\"type\":\"error\"", "", false},
+        {"GET /v1/models HTTP/1.1\r\n" H "Content-Length: 1\r\n\r\n", 400,
+         "{\"error\":{\"message\":\"This method takes no request body.\"", "false", true},
+        {"BREW /v1/messages HTTP/1.1\r\n" H "\r\n", 501, "{\"type\":\"error\"", "false", false},
+        {"POST /v1/messages HTTP/3.0\r\n" H "\r\n", 505, "{\"type\":\"error\"", "false", false},
+        {"GET /v1/../x HTTP/1.1\r\n" H "\r\n", 400, "{\"error\":{\"message\"", "false", true},
+        {"GET ../v1/messages HTTP/1.1\r\n" H "\r\n", 400, "{\"success\":false", "", false},
+    };
+#undef TOO_LARGE
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        struct client *c = dial(*state);
+        puts_raw(c, rows[i].raw);
+        struct reply r = expect_reply(c, rows[i].status);
+        if (!str_starts(r.body, rows[i].begin))
+            fail_msg("%s: got %.*s", rows[i].raw, (int)r.body.len, r.body.p);
+        assert_true(str_eq_c(header(&r, "openai-version"), rows[i].openai ? "2020-10-01" : ""));
+        assert_int_equal(header(&r, "openai-processing-ms").len > 0, rows[i].openai);
+        assert_true(str_eq_c(header(&r, "x-should-retry"), rows[i].advice));
+        hang_up(c);
+    }
+}
+
+/* What is kept of a path is bounded, and what is too long has a shape as well. */
+static void test_long_refused_in_its_shape(void **state)
+{
+    static const struct {
+        const char *start;
+        int status;
+        const char *begin;
+    } rows[] = {
+        {"GET /v1/messages?", 414, "{\"type\":\"error\""},
+        {"GET /v1/messages/", 414, "{\"error\":{\"message\""},
+        {"GET /hello/", 414, "{\"success\":false"},
+        {"POST /v1/messages HTTP/1.1\r\n" H "X: ", 431, "{\"type\":\"error\""},
+        {"POST /v1/chat/completions HTTP/1.1\r\n" H "X: ", 431, "{\"error\":{\"message\""},
+    };
+    struct buf b AUTO(buf_release);
+    buf_init(&b, (size_t)1 << 20);
+    for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+        struct client *c = dial(*state);
+        make(&b, rows[i].start, 'a', 10000, "\r\n\r\n");
+        put(c, b.data, b.len);
+        struct reply r = expect_reply(c, rows[i].status);
+        assert_true(str_starts(r.body, rows[i].begin));
+        hang_up(c);
+    }
+}
+
 /* Random damage to good requests: whatever comes of it, the server answers or waits, never
  * misreads (the guard and evhttp would disagree, which is logged and counted) and never dies. */
 static void test_damaged_live(void **state)

@@ -588,6 +588,8 @@ int main(int argc, char **argv)
         LIVE(test_refused_live),
         LIVE(test_good_live),
         LIVE(test_long_live),
+        LIVE(test_refused_in_its_shape),
+        LIVE(test_long_refused_in_its_shape),
         LIVE(test_damaged_live),
         LIVE(test_record_follow),
         LIVE(test_record_outlives_client),

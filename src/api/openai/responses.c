@@ -219,12 +219,22 @@ static void submit(struct call *c)
     gateway_submit(c->g, http, r, &responses_dialect);
 }
 
-/* As OpenAI's service says it, with its status. */
-static void no_previous(struct str id, struct err *err)
+/* In the words of this API. One that is not there is told as OpenAI's service does. */
+static void say_not_loaded(struct str id, const char *field, struct err *err)
 {
-    err_set(err, ERR_INVALID, "Previous response with id '%.60s' not found.", id.p);
-    snprintf(err->field, sizeof(err->field), "previous_response_id");
-    err->detail = "previous_response_not_found";
+    if (err->code == ERR_NOT_FOUND) {
+        err_set(err, ERR_INVALID, "Previous response with id '%.60s' not found.", id.p);
+        err->detail = "previous_response_not_found";
+    } else if (err->code == ERR_SESSION_BUSY) {
+        err_set(err, ERR_SESSION_BUSY,
+                "Response '%.60s' is still being made, or is just being continued by another "
+                "request; try again shortly",
+                id.p);
+        err->retry_after_s = 1;
+    } else {
+        return;
+    }
+    snprintf(err->field, sizeof(err->field), "%s", field);
 }
 
 static void load_next(struct call *c);
@@ -243,8 +253,7 @@ static void on_loaded(void *ctx, struct session *session, const struct err *err)
         call_unref(c);
     } else if (err && (previous || err->code != ERR_NOT_FOUND)) {
         why = *err;
-        if (err->code == ERR_NOT_FOUND)
-            no_previous(id, &why);
+        say_not_loaded(id, previous ? "previous_response_id" : "input", &why);
         http_req_on_gone(c->http, NULL, NULL);
         http_reply_error(c->http, &why);
         call_unref(c);
@@ -324,17 +333,17 @@ static json_t *envelope_of(const struct lookup *l, const json_t *system)
     return NULL;
 }
 
-static json_t *stored_object(const struct lookup *l, const struct session *s)
+static json_t *stored_object(const struct lookup *l, const struct session_content *c)
 {
     struct response r;
-    json_t *object = envelope_of(l, s->system);
+    json_t *object = envelope_of(l, c->system);
     if (!object)
         return NULL;
     response_init(&r);
     memcpy(r.id, l->id, sizeof(r.id));
     r.summary = json_is_string(json_object_get(json_object_get(object, "reasoning"), "summary"));
     AUTO(json_unref_p)
-    json_t *whole = response_object(&r, "completed", NULL, answer_content(s->messages), "");
+    json_t *whole = response_object(&r, "completed", NULL, answer_content(c->messages), "");
     json_object_set(object, "output", json_object_get(whole, "output"));
     response_release(&r);
     return object;
@@ -342,7 +351,8 @@ static json_t *stored_object(const struct lookup *l, const struct session *s)
 
 static void no_such(const char *id, struct err *err)
 {
-    err_set(err, ERR_NOT_FOUND, "There is no response '%.60s'; it may have expired", id);
+    err_set(err, ERR_NOT_FOUND, "There is no response '%.60s'; it is not complete, or has expired",
+            id);
 }
 
 /* The client, if it is still there. The lookup is over. */
@@ -394,12 +404,11 @@ static struct lookup *lookup_new(struct gateway *g, struct http_req *req)
     return l;
 }
 
-static void on_lookup(void *ctx, struct session *session, const struct err *err)
+static void on_lookup(void *ctx, const struct session_row *row,
+                      const struct session_content *content, const struct err *err)
 {
     struct lookup *l = ctx;
-    AUTO(json_unref_p) json_t *object = session ? stored_object(l, session) : NULL;
-    if (session)
-        session_release(session);
+    AUTO(json_unref_p) json_t *object = row ? stored_object(l, content) : NULL;
     if (object)
         lookup_reply(l, object);
     else
@@ -410,7 +419,7 @@ void openai_response_get(struct http_req *req, void *ctx)
 {
     struct lookup *l = lookup_new(OBJ(ctx, struct gateway, GATEWAY_TAG), req);
     if (l)
-        session_open(l->g->sessions, l->uuid, gateway_key(req)->key.id, on_lookup, l);
+        session_read(l->g->sessions, l->uuid, gateway_key(req)->key.id, on_lookup, l);
 }
 
 /* --- deleting it -------------------------------------------------------------------------- */

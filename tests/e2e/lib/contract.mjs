@@ -79,7 +79,7 @@ export class Contract {
     return found;
   }
 
-  /** One request, its answer checked. Adds `events` to a stream's: [{name, data}]. */
+  /** One request, its answer checked. Adds `events` to a stream's: [{id, name, data}]. */
   async send(gw, method, target, options = {}) {
     const reply = await gw.request(method, target, options);
     const found = this.find(method, target);
@@ -183,8 +183,9 @@ const kindOf = (place, branch, type) => `${lastOf(place)}/${lastOf(branch.$ref)}
 function eventsOf(text) {
   assert.ok(text.endsWith('\n\n'), 'a stream ends with a whole event');
   return text.split('\n\n').filter((block) => block && !block.startsWith(':')).map((block) => {
-    const match = /^(?:event: (.*)\n)?data: (.*)$/.exec(block);
+    const match = /^(?:id: (req_[0-9A-Za-z]+:\d+)\n)?(?:event: (.*)\n)?data: (.*)$/.exec(block);
     assert.ok(match, `not an event: ${block}`);
-    return { name: match[1], data: match[2] === '[DONE]' ? match[2] : JSON.parse(match[2]) };
+    const [, id, name, data] = match;
+    return { id, name, data: data === '[DONE]' ? data : JSON.parse(data) };
   });
 }
