@@ -108,7 +108,7 @@ check_claude() {
 install_npm() {
     local clients=
     [[ $# -gt 0 && " $* " != *" test "* ]] || clients=1
-    cmp -s package-lock.json "$STAMP" && [ -z "$clients" -o -e "$STAMP.clients" ] && return 0
+    cmp -s package-lock.json "$STAMP" && { [ -z "$clients" ] || [ -e "$STAMP.clients" ]; } && return 0
     say "setup: installing npm packages"
     npm_ci || {
         say "setup: npm ci failed, once more"

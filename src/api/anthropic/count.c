@@ -14,7 +14,7 @@ struct count {
     uint32_t tag;
     struct gateway *g;
     struct http_req *http;
-    const char *version;
+    const char *version = NULL;
     struct limit_ticket ticket;
     struct usage_row usage;
     struct ask *ask; /* NULL: not asked yet */
@@ -89,7 +89,7 @@ void anthropic_count_tokens(struct http_req *req, void *ctx)
     struct limit_need nothing = {0};
     struct err err;
     char *model = NULL;
-    const char *version;
+    const char *version = NULL;
     if (messages_check_version(req, &version, &err) != 0 ||
         messages_check_count(http_req_body(req), &model, &err) != 0 ||
         messages_check_headers(req, &err) != 0 ||

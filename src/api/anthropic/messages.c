@@ -127,7 +127,7 @@ void anthropic_messages(struct http_req *req, void *ctx)
     struct gateway *g = OBJ(ctx, struct gateway, GATEWAY_TAG);
     struct err err;
     struct chat_request *r = NULL;
-    const char *version;
+    const char *version = NULL;
     if (messages_check_version(req, &version, &err) == 0 && messages_check_headers(req, &err) == 0)
         r = messages_parse_text(http_req_body(req), &err);
     if (!r) {
