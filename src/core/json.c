@@ -22,7 +22,7 @@ static void write_real(struct buf *b, double v)
 {
     char text[32] = "0";
     double again = 0;
-    for (int digits = 15; digits <= 17 && memcmp(&again, &v, sizeof(v)) != 0; digits++) {
+    for (int digits = 15; digits <= 17 && (again < v || again > v); digits++) {
         snprintf(text, sizeof(text), "%.*g", digits, v);
         again = strtod(text, NULL);
     }

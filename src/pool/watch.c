@@ -158,6 +158,7 @@ void pool_each_worker(const struct pool *p, pool_worker_fn *fn, void *ctx)
             all[count++] = worker_of(n);
         }
     }
+    /* NOLINTNEXTLINE(bugprone-sizeof-expression): pointers are what is sorted */
     qsort((void *)(uintptr_t)all, count, sizeof(*all), by_id);
     for (size_t i = 0; i < count; i++)
         tell(p, all[i], fn, ctx);

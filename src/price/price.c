@@ -155,6 +155,7 @@ static int read_entry(const char *pattern, const json_t *entry, struct price *p,
 /* Adds, or replaces the entry of the same pattern. */
 static void put_entry(struct prices *p, const struct price *entry)
 {
+    BUG_ON(!entry->pattern);
     for (size_t i = 0; i < p->count; i++) {
         if (strcmp(p->entries[i].pattern, entry->pattern) == 0) {
             release_price(&p->entries[i]);

@@ -76,9 +76,8 @@ static void serve_messages(struct relay *r, struct evhttp_request *req, const ch
         trial_serve(r->trial, req);
     else if (!r->turn)
         refuse(req, path);
-    else if (r->home.settled && !r->turn->many)
-        refuse_extra(req, path);
-    else if (r->turn->many && r->turn->max_calls && r->turn->calls >= r->turn->max_calls)
+    else if (r->turn->many ? r->turn->max_calls && r->turn->calls >= r->turn->max_calls
+                           : r->home.settled)
         refuse_extra(req, path);
     else if (r->home.calls.len >= MAX_CALLS)
         call_refuse(req, 429, "rate_limit_error", "too many calls at once in this turn");

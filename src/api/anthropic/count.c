@@ -14,7 +14,7 @@ struct count {
     uint32_t tag;
     struct gateway *g;
     struct http_req *http;
-    const char *version = NULL;
+    const char *version;
     struct limit_ticket ticket;
     struct usage_row usage;
     struct ask *ask; /* NULL: not asked yet */
