@@ -348,6 +348,7 @@ static void on_timer(void *obj)
     } else if (r->state == OVER && r->storing) {
         r->due = true; /* and then the timer is set again */
     } else if (r->state == OVER && http_record_followers(r->record) > 0) {
+        http_record_cut_stalled(r->record);
         timer_set(&r->timer, REPLAY_RENEW_MS);
     } else if (r->state == OVER) {
         retire(r);
@@ -589,7 +590,8 @@ void replays_drain(struct replays *rs)
     LIST_EACH(&rs->active, n)
     {
         struct replay *r = container_of(n, struct replay, node);
-        if (r->state == RUNNING && !r->id[0] && http_record_is_detached(r->record))
+        if (r->state == RUNNING && !r->id[0] && http_record_is_detached(r->record) &&
+            http_record_followers(r->record) == 0)
             timer_set(&r->timer, 0);
     }
 }

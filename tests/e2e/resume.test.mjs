@@ -248,6 +248,31 @@ test('a stop does not wait for a client that is away', LIMIT, async (t) => {
   assert.deepEqual(rows.map((row) => row.status_code), [499]);
 });
 
+test('a stop lets a client that has come back read on', LIMIT, async (t) => {
+  const first = await start({ test: t });
+  await up.script(say('word '.repeat(30), { word_delay_ms: 50 }));
+  const seen = await readAndLeave(await open(first, 'chat', 'hello', { headers: RESUMABLE }), 3);
+  const back = resume(first, 'chat', idOf(seen.at(-1)));
+  await eventually(async () => await first.metrics('claudegate_replay_followers') === 1);
+  await first.stop();
+  assert.match((await back).text, /data: \[DONE\]\n\n$/);
+});
+
+test('one that never reads what is over is cut off', LIMIT, async (t) => {
+  const hasty = await start({
+    test: t, config: { resume: { grace: 1 }, server: { idle_timeout: 1 } },
+  });
+  await up.script(say('word '.repeat(10_000)));
+  const stream = await ask(hasty, 'chat', 'hello', { stream: true, headers: RESUMABLE });
+  const response = await open(hasty, 'chat', '', {
+    body: '', headers: { 'last-event-id': idOf(events(stream.text)[0]) },
+  });
+  response.on('error', () => {}).pause();
+  assert.equal(await hasty.metrics('claudegate_replay_followers'), 1);
+  await eventually(async () => await hasty.metrics('claudegate_replay_records') === 0,
+    { ms: 20_000 });
+});
+
 test('waiting in the queue, then resumed', LIMIT, async (t) => {
   const one = await start({ test: t, config: { pool: { max_workers: 1 }, server: { keepalive_ms: 200 } } });
   await up.script([say('slow', { delay_ms: 1500, match: { text: 'first' } }),
