@@ -12,8 +12,9 @@
  * it.
  *
  * On one server a key has one object, and so one turn. Between servers the row decides: whoever
- * wrote it runs; it can be taken over when its lease has run out, for which the servers' clocks
- * have to agree to a few seconds. */
+ * wrote it runs. When its lease has run out, another server doubts it (409), and takes it over at
+ * the next request after a while in which the owner has not renewed it: a database that was away
+ * for all of them must not let two run. The servers' clocks have to agree to a few seconds. */
 #include "gateway/replay_internal.h"
 
 #include "core/clock.h"
@@ -445,6 +446,8 @@ static void use_row(struct replay *r, const struct reply_row *row)
             key_reused(&err);
         refuse_all(r, r->lookup ? "unknown" : "mismatch", &err);
     } else if (row->state == REPLY_RUNNING) {
+        if (row->lease_until >= 0 && row->lease_until <= clock_wall_ms())
+            replay_row_doubt(r);
         runs_elsewhere(&err);
         refuse_all(r, "conflict", &err);
     } else if (row->state == REPLY_LOST) {

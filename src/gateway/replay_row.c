@@ -6,8 +6,9 @@
 #include "gateway/replay_internal.h"
 #include "gateway/replay_seal.h"
 
-#define LEASE_MS   10000
-#define STORES_MAX 10 /* one per REPLAY_RENEW_MS, while the database is away */
+#define LEASE_MS   6000
+#define DOUBT_MS   5000 /* a renewal, and a new connection to the database for it */
+#define STORES_MAX 10   /* one per REPLAY_RENEW_MS, while the database is away */
 
 static struct reply_claim claim_of(const struct replay *r)
 {
@@ -120,4 +121,20 @@ void replay_row_renew(struct replay *r)
     struct reply_claim c = claim_of(r);
     r->refs++;
     reply_renew(r->rs->opts.db, &c, on_renewed, r);
+}
+
+static void on_doubted(void *ctx, int64_t changes, const struct err *err)
+{
+    struct replay *r = OBJ(ctx, struct replay, REPLAY_TAG);
+    if (!err && changes)
+        log_info("the server that answers an idempotent request has not been heard of",
+                 LF_S("request_id", r->request_id), LF_I("take_over_ms", DOUBT_MS));
+    replay_unref(r);
+}
+
+void replay_row_doubt(struct replay *r)
+{
+    int64_t now = clock_wall_ms();
+    r->refs++;
+    reply_doubt(r->rs->opts.db, r->id, now, now + DOUBT_MS, on_doubted, r);
 }
