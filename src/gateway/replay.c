@@ -287,16 +287,24 @@ static void recount(struct replay *r)
     r->rs->bytes += r->counted;
 }
 
-static void make_room(struct replays *rs, const struct replay *for_whom)
+static void drop_oldest(struct replays *rs, const struct replay *for_whom, bool with_followers)
 {
     LIST_EACH(&rs->over, n)
     {
         struct replay *r = container_of(n, struct replay, node);
         if (rs->bytes <= rs->opts.total_bytes)
             return;
-        if (r != for_whom && !r->storing)
+        if (r != for_whom && !r->storing &&
+            (with_followers || http_record_followers(r->record) == 0))
             retire(r);
     }
+}
+
+/* What somebody reads goes last: one key's answers are not to cut off another key's clients. */
+static void make_room(struct replays *rs, const struct replay *for_whom)
+{
+    drop_oldest(rs, for_whom, false);
+    drop_oldest(rs, for_whom, true);
 }
 
 static void on_grew(void *ctx)

@@ -216,6 +216,22 @@ test('all streams together are bounded: the oldest finished one goes first', LIM
   assert.deepEqual([...statuses].sort().reverse(), statuses);
 });
 
+test('one that is being read goes after those that nobody reads', LIMIT, async (t) => {
+  const MIB = 1 << 20;
+  const small = await start({
+    test: t, config: { resume: { max_bytes: 8 * MIB, max_total_bytes: 9 * MIB } },
+  });
+  await up.script([say('word '.repeat(20_000)), say('word '.repeat(4000), { repeat: -1 })]);
+  const stream = await ask(small, 'chat', 'hello', { stream: true, headers: RESUMABLE });
+  const [first, ...others] = events(stream.text);
+  const reads = await open(small, 'chat', '', { body: '', headers: { 'last-event-id': idOf(first) } });
+  for (let i = 0; i < 4; i++) await ask(small, 'chat', 'hello', { stream: true, headers: RESUMABLE });
+  assert.ok(await small.metrics('claudegate_replay_bytes') <= 9 * MIB);
+  let text = '';
+  for await (const chunk of reads.setEncoding('utf8')) text += chunk;
+  assert.equal(events(text).join(''), others.join(''));
+});
+
 test('streams that did not ask for it cost nothing and end with their client', LIMIT, async () => {
   await eventually(async () => await detached() === 0);
   const records = await gw.metrics('claudegate_replay_records');
