@@ -10,6 +10,7 @@
 #define DOUBT_MS   5000 /* a renewal, and a new connection to the database for it */
 #define STORES_MAX 10   /* one per REPLAY_RENEW_MS, while the database is away */
 
+/* While it runs it does not expire, however short answers are kept. */
 static struct reply_claim claim_of(const struct replay *r)
 {
     int64_t now = clock_wall_ms();
@@ -20,7 +21,7 @@ static struct reply_claim claim_of(const struct replay *r)
                                 .owner = r->rs->owner,
                                 .now = now,
                                 .lease_until = now + LEASE_MS,
-                                .expires_at = now + r->rs->opts.ttl_s * 1000};
+                                .expires_at = now + LEASE_MS + DOUBT_MS + r->rs->opts.ttl_s * 1000};
 }
 
 void replay_row_claim(struct replay *r, count_done_fn *done)
@@ -99,6 +100,7 @@ void replay_row_store(struct replay *r)
         log_info("the answer is too large to be kept for its Idempotency-Key",
                  LF_S("request_id", r->request_id));
     }
+    c.expires_at = c.now + r->rs->opts.ttl_s * 1000;
     r->storing = true;
     r->stores++;
     r->refs++;

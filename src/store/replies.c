@@ -19,7 +19,8 @@ static const char sql_doubt[] = "UPDATE replies SET lease_until = $3 WHERE id = 
                                 "'running' AND lease_until BETWEEN 0 AND $2";
 static const char sql_find[] = "SELECT " COLUMNS " FROM replies WHERE id = $1 AND expires_at > $2";
 #define MINE " WHERE id = $1 AND owner = $2 AND request_id = $3"
-static const char sql_renew[] = "UPDATE replies SET lease_until = $4" MINE " AND state = 'running'";
+static const char sql_renew[] =
+    "UPDATE replies SET lease_until = $4, expires_at = $5" MINE " AND state = 'running'";
 static const char sql_finish[] =
     "UPDATE replies SET state = $4, content = $5, sealed_with = $6, lease_until = 0, "
     "expires_at = $7" MINE;
@@ -110,7 +111,7 @@ void reply_doubt(struct db *db, const char *id, int64_t now, int64_t until, coun
 void reply_renew(struct db *db, const struct reply_claim *c, count_done_fn *done, void *ctx)
 {
     const struct db_param params[] = {DBP_S(c->id), DBP_S(c->owner), DBP_S(c->request_id),
-                                      DBP_I(c->lease_until)};
+                                      DBP_I(c->lease_until), DBP_I(c->expires_at)};
     write_counted(db, sql_renew, params, ARRAY_SIZE(params), done, ctx);
 }
 

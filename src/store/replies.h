@@ -44,7 +44,7 @@ void reply_find(struct db *db, const char *id, int64_t now, reply_done_fn *done,
 void reply_doubt(struct db *db, const char *id, int64_t now, int64_t until, count_done_fn *done,
                  void *ctx);
 
-/* Of the owner's row; count 0: it is not (any more). */
+/* Of the owner's row: lease and expiry; count 0: it is not (any more). */
 void reply_renew(struct db *db, const struct reply_claim *c, count_done_fn *done, void *ctx);
 /* content "": it is lost. */
 void reply_finish(struct db *db, const struct reply_claim *c, struct str content,

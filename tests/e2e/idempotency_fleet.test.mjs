@@ -32,10 +32,10 @@ after(async () => {
 });
 beforeEach(() => up.reset());
 
-async function fleet(test) {
+async function fleet(test, config) {
   const url = await pg.createDatabase();
   const servers = await Promise.all([1, 2].map(() => startReal(up, {
-    postgres: pg, test, dataDir: join(tempDir(), 'data'),
+    postgres: pg, test, config, dataDir: join(tempDir(), 'data'),
     env: { DATABASE_URL: url, CLAUDEGATE_DATABASE_CONNECT_TIMEOUT_MS: '500' },
   })));
   started.push(...servers);
@@ -119,6 +119,22 @@ test('a turn that takes longer than the lease keeps its key', LIMIT, async () =>
   const other = await patient(b, 'native', { headers });
   assert.equal(other.text, (await running).text);
   assert.equal(await calls(), 1);
+});
+
+test('a turn that takes longer than answers are kept', LIMIT, async (t) => {
+  const [one, two] = await fleet(t, { idempotency: { ttl: 3 } });
+  const { key: own } = await one.createKey();
+  await up.script(say('slow', { delay_ms: 6000 }));
+  const headers = fresh();
+  const running = ask(one, 'native', 'hello', { key: own, headers });
+  await up.waitFor((list) => list.length === 1);
+  await sleep(4000);
+  const other = await patient(two, 'native', { key: own, headers });
+  assert.equal(other.text, (await running).text);
+  assert.equal(await calls(), 1);
+  await sleep(3500);
+  assert.equal(replayed(await ask(two, 'native', 'hello', { key: own, headers })), undefined);
+  assert.equal(await calls(), 2);
 });
 
 test('the database is away: 503, and no second run', LIMIT, async () => {

@@ -1079,10 +1079,12 @@ static void test_reply_claims(void **state)
     b.now = 1029;
     assert_int_equal(claim_reply(fx, &b), 0);
     a.lease_until = 1040; /* it is */
+    a.expires_at = 1200;
     DO(reply_renew(fx->db, &a, got_count, &got));
     assert_int_equal(got.count, 1);
     b.now = 1039;
     assert_int_equal(claim_reply(fx, &b), 0);
+    assert_true(find_reply(fx, 1199).found); /* what runs does not expire */
     DO(reply_doubt(fx->db, REPLY_ID, 1040, 1050, got_count, &got));
     assert_int_equal(got.count, 1);
     b.now = 1050; /* it is not */
