@@ -12,8 +12,9 @@
  * it.
  *
  * On one server a key has one object, and so one turn. Between servers the row decides: whoever
- * wrote it runs; it can be taken over when its lease has run out, for which the servers' clocks
- * have to agree to a few seconds. */
+ * wrote it runs. When its lease has run out, another server doubts it (409), and takes it over at
+ * the next request after a while in which the owner has not renewed it: a database that was away
+ * for all of them must not let two run. The servers' clocks have to agree to a few seconds. */
 #include "gateway/replay_internal.h"
 
 #include "core/clock.h"
@@ -286,16 +287,24 @@ static void recount(struct replay *r)
     r->rs->bytes += r->counted;
 }
 
-static void make_room(struct replays *rs, const struct replay *for_whom)
+static void drop_oldest(struct replays *rs, const struct replay *for_whom, bool with_followers)
 {
     LIST_EACH(&rs->over, n)
     {
         struct replay *r = container_of(n, struct replay, node);
         if (rs->bytes <= rs->opts.total_bytes)
             return;
-        if (r != for_whom && !r->storing)
+        if (r != for_whom && !r->storing &&
+            (with_followers || http_record_followers(r->record) == 0))
             retire(r);
     }
+}
+
+/* What somebody reads goes last: one key's answers are not to cut off another key's clients. */
+static void make_room(struct replays *rs, const struct replay *for_whom)
+{
+    drop_oldest(rs, for_whom, false);
+    drop_oldest(rs, for_whom, true);
 }
 
 static void on_grew(void *ctx)
@@ -348,6 +357,7 @@ static void on_timer(void *obj)
     } else if (r->state == OVER && r->storing) {
         r->due = true; /* and then the timer is set again */
     } else if (r->state == OVER && http_record_followers(r->record) > 0) {
+        http_record_cut_stalled(r->record);
         timer_set(&r->timer, REPLAY_RENEW_MS);
     } else if (r->state == OVER) {
         retire(r);
@@ -444,6 +454,8 @@ static void use_row(struct replay *r, const struct reply_row *row)
             key_reused(&err);
         refuse_all(r, r->lookup ? "unknown" : "mismatch", &err);
     } else if (row->state == REPLY_RUNNING) {
+        if (row->lease_until >= 0 && row->lease_until <= clock_wall_ms())
+            replay_row_doubt(r);
         runs_elsewhere(&err);
         refuse_all(r, "conflict", &err);
     } else if (row->state == REPLY_LOST) {
@@ -589,7 +601,8 @@ void replays_drain(struct replays *rs)
     LIST_EACH(&rs->active, n)
     {
         struct replay *r = container_of(n, struct replay, node);
-        if (r->state == RUNNING && !r->id[0] && http_record_is_detached(r->record))
+        if (r->state == RUNNING && !r->id[0] && http_record_is_detached(r->record) &&
+            http_record_followers(r->record) == 0)
             timer_set(&r->timer, 0);
     }
 }

@@ -64,5 +64,7 @@ MUST_USE int replay_row_open(struct replay *r, const struct reply_row *row, stru
 void replay_row_store(struct replay *r);
 void replay_row_drop(struct replay *r);
 void replay_row_renew(struct replay *r);
+/* Another server's, whose lease has run out. */
+void replay_row_doubt(struct replay *r);
 
 #endif

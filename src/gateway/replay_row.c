@@ -6,9 +6,11 @@
 #include "gateway/replay_internal.h"
 #include "gateway/replay_seal.h"
 
-#define LEASE_MS   10000
-#define STORES_MAX 10 /* one per REPLAY_RENEW_MS, while the database is away */
+#define LEASE_MS   6000
+#define DOUBT_MS   5000 /* a renewal, and a new connection to the database for it */
+#define STORES_MAX 10   /* one per REPLAY_RENEW_MS, while the database is away */
 
+/* While it runs it does not expire, however short answers are kept. */
 static struct reply_claim claim_of(const struct replay *r)
 {
     int64_t now = clock_wall_ms();
@@ -19,7 +21,7 @@ static struct reply_claim claim_of(const struct replay *r)
                                 .owner = r->rs->owner,
                                 .now = now,
                                 .lease_until = now + LEASE_MS,
-                                .expires_at = now + r->rs->opts.ttl_s * 1000};
+                                .expires_at = now + LEASE_MS + DOUBT_MS + r->rs->opts.ttl_s * 1000};
 }
 
 void replay_row_claim(struct replay *r, count_done_fn *done)
@@ -98,6 +100,7 @@ void replay_row_store(struct replay *r)
         log_info("the answer is too large to be kept for its Idempotency-Key",
                  LF_S("request_id", r->request_id));
     }
+    c.expires_at = c.now + r->rs->opts.ttl_s * 1000;
     r->storing = true;
     r->stores++;
     r->refs++;
@@ -120,4 +123,20 @@ void replay_row_renew(struct replay *r)
     struct reply_claim c = claim_of(r);
     r->refs++;
     reply_renew(r->rs->opts.db, &c, on_renewed, r);
+}
+
+static void on_doubted(void *ctx, int64_t changes, const struct err *err)
+{
+    struct replay *r = OBJ(ctx, struct replay, REPLAY_TAG);
+    if (!err && changes)
+        log_info("the server that answers an idempotent request has not been heard of",
+                 LF_S("request_id", r->request_id), LF_I("take_over_ms", DOUBT_MS));
+    replay_unref(r);
+}
+
+void replay_row_doubt(struct replay *r)
+{
+    int64_t now = clock_wall_ms();
+    r->refs++;
+    reply_doubt(r->rs->opts.db, r->id, now, now + DOUBT_MS, on_doubted, r);
 }

@@ -12,6 +12,8 @@
 
 #include "http/recorder.h"
 
+#include "core/clock.h"
+
 #include <event2/keyvalq_struct.h>
 
 #define RECORD_TAG   TAG4('R', 'E', 'C', 'D')
@@ -50,6 +52,8 @@ struct follower {
     struct http_req *req;
     uint64_t at; /* position of the next byte for it */
     bool begun;
+    uint64_t taken; /* by its client, and when that was first seen */
+    int64_t taken_ms;
 };
 
 /* --- events ------------------------------------------------------------------------------ */
@@ -202,6 +206,7 @@ static void reply_whole(struct follower *f)
         err_set(&err, ERR_CONFLICT,
                 "The answer to the request that ran is larger than what is kept of one (%zu bytes)",
                 rec->max);
+        err.should_retry = -1;
         http_reply_error(req, &err);
     }
     follower_free(f);
@@ -270,10 +275,35 @@ int http_record_follow(struct http_record *rec, struct http_req *req, uint64_t a
                        rec->max);
     struct follower *f = x_calloc(1, sizeof(*f));
     *f = (struct follower){.tag = FOLLOWER_TAG, .rec = rec, .req = req, .at = at};
+    f->taken_ms = clock_mono_ms();
     list_push_back(&rec->followers, &f->node);
     http_req_on_gone(req, follower_gone, f);
     feed(f);
     return 0;
+}
+
+static bool has_stalled(struct follower *f)
+{
+    const struct http_conn *c = f->req->conn;
+    int64_t now = clock_mono_ms();
+    if (!c)
+        return false; /* it is about to be told */
+    if (c->bytes_out != f->taken) {
+        f->taken = c->bytes_out;
+        f->taken_ms = now;
+    }
+    return now - f->taken_ms >= (int64_t)c->server->opts.idle_timeout_s * 1000;
+}
+
+void http_record_cut_stalled(struct http_record *rec)
+{
+    BUG_ON(!rec->over);
+    LIST_EACH(&rec->followers, n)
+    {
+        struct follower *f = container_of(n, struct follower, node);
+        if (has_stalled(f))
+            cut(f);
+    }
 }
 
 size_t http_record_followers(const struct http_record *rec)

@@ -51,6 +51,10 @@ bool http_record_is_detached(const struct http_record *rec);
 MUST_USE int http_record_follow(struct http_record *rec, struct http_req *req, uint64_t after,
                                 struct err *err);
 size_t http_record_followers(const struct http_record *rec);
+/* Cuts off followers of a reply that is over whose clients have taken nothing for
+ * http_opts.idle_timeout_s, as a connection is closed that does not take a reply's end. To be
+ * called now and then: what was taken is compared with the last call. */
+void http_record_cut_stalled(struct http_record *rec);
 
 size_t http_record_bytes(const struct http_record *rec); /* held of the body */
 /* So many events it has had; 0: it cannot be resumed (yet). */

@@ -3,7 +3,7 @@
 #include "store/row.h"
 #include "store/store.h"
 
-#define COLUMNS "id, fingerprint, request_id, state, sealed_with, content"
+#define COLUMNS "id, fingerprint, request_id, state, sealed_with, content, lease_until"
 
 static const char sql_claim[] =
     "INSERT INTO replies (id, api_key_id, fingerprint, request_id, state, owner, lease_until, "
@@ -13,10 +13,14 @@ static const char sql_claim[] =
     "lease_until = excluded.lease_until, expires_at = excluded.expires_at, sealed_with = NULL, "
     "content = NULL "
     "WHERE replies.expires_at <= $6 OR (replies.state = 'running' AND "
-    "(replies.lease_until <= $6 OR replies.owner = excluded.owner))";
+    "(replies.owner = excluded.owner OR "
+    "(replies.lease_until < 0 AND -replies.lease_until <= $6)))";
+static const char sql_doubt[] = "UPDATE replies SET lease_until = $3 WHERE id = $1 AND state = "
+                                "'running' AND lease_until BETWEEN 0 AND $2";
 static const char sql_find[] = "SELECT " COLUMNS " FROM replies WHERE id = $1 AND expires_at > $2";
 #define MINE " WHERE id = $1 AND owner = $2 AND request_id = $3"
-static const char sql_renew[] = "UPDATE replies SET lease_until = $4" MINE " AND state = 'running'";
+static const char sql_renew[] =
+    "UPDATE replies SET lease_until = $4, expires_at = $5" MINE " AND state = 'running'";
 static const char sql_finish[] =
     "UPDATE replies SET state = $4, content = $5, sealed_with = $6, lease_until = 0, "
     "expires_at = $7" MINE;
@@ -61,7 +65,8 @@ static void read_row(const struct db_result *r, size_t i, struct reply_row *row)
 {
     *row = (struct reply_row){.state = state_of(db_text(r, i, 3)),
                               .sealed_with = db_text(r, i, 4),
-                              .content = db_text(r, i, 5)};
+                              .content = db_text(r, i, 5),
+                              .lease_until = db_int(r, i, 6)};
     ROW_FIXED(row->id, r, i, 0);
     ROW_FIXED(row->fingerprint, r, i, 1);
     ROW_FIXED(row->request_id, r, i, 2);
@@ -96,10 +101,17 @@ void reply_claim(struct db *db, const struct reply_claim *c, count_done_fn *done
     write_counted(db, sql_claim, params, ARRAY_SIZE(params), done, ctx);
 }
 
+void reply_doubt(struct db *db, const char *id, int64_t now, int64_t until, count_done_fn *done,
+                 void *ctx)
+{
+    const struct db_param params[] = {DBP_S(id), DBP_I(now), DBP_I(-until)};
+    write_counted(db, sql_doubt, params, ARRAY_SIZE(params), done, ctx);
+}
+
 void reply_renew(struct db *db, const struct reply_claim *c, count_done_fn *done, void *ctx)
 {
     const struct db_param params[] = {DBP_S(c->id), DBP_S(c->owner), DBP_S(c->request_id),
-                                      DBP_I(c->lease_until)};
+                                      DBP_I(c->lease_until), DBP_I(c->expires_at)};
     write_counted(db, sql_renew, params, ARRAY_SIZE(params), done, ctx);
 }
 

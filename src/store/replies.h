@@ -23,6 +23,7 @@ struct reply_row {
     enum reply_state state;
     struct str sealed_with; /* id of the master key, "" = plain */
     struct str content;     /* REPLY_DONE only */
+    int64_t lease_until;    /* wall ms; negative: doubted until then */
 };
 
 /* Who works on a row, and on what. Borrowed until the call returns. */
@@ -31,14 +32,19 @@ struct reply_claim {
     int64_t now, lease_until, expires_at; /* wall ms */
 };
 
-/* count 1: the row is the claim's now. It was not there, has expired, or ran without a valid lease
- * or for the same owner. 0: it is somebody else's, or finished. */
+/* count 1: the row is the claim's now. It was not there, has expired, ran for the same owner, or
+ * its owner let the time of a doubt go by. 0: it is somebody else's, or finished. */
 void reply_claim(struct db *db, const struct reply_claim *c, count_done_fn *done, void *ctx);
 /* row NULL and err NULL: there is none that has not expired. Borrowed. */
 typedef void reply_done_fn(void *ctx, const struct reply_row *row, const struct err *err);
 void reply_find(struct db *db, const char *id, int64_t now, reply_done_fn *done, void *ctx);
 
-/* Of the owner's row; count 0: it is not (any more). */
+/* Gives the owner of a row whose lease has run out until then to renew it. Count 0: it has renewed
+ * it, or is doubted already. */
+void reply_doubt(struct db *db, const char *id, int64_t now, int64_t until, count_done_fn *done,
+                 void *ctx);
+
+/* Of the owner's row: lease and expiry; count 0: it is not (any more). */
 void reply_renew(struct db *db, const struct reply_claim *c, count_done_fn *done, void *ctx);
 /* content "": it is lost. */
 void reply_finish(struct db *db, const struct reply_claim *c, struct str content,

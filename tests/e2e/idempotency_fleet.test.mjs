@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { after, before, beforeEach, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 import { eventually, tempDir } from './lib/gateway.mjs';
 import { Postgres } from './lib/postgres.mjs';
@@ -10,7 +11,8 @@ import { ask, DIALECTS, events, idOf, open, readAndLeave, say, startReal } from 
 import { Upstream } from './lib/upstream.mjs';
 
 const LIMIT = { timeout: 120_000 };
-const LEASE_MS = 10_000;
+const LEASE_MS = 6000;
+const DOUBT_MS = 5000;
 
 let pg;
 let up;
@@ -30,10 +32,10 @@ after(async () => {
 });
 beforeEach(() => up.reset());
 
-async function fleet(test) {
+async function fleet(test, config) {
   const url = await pg.createDatabase();
   const servers = await Promise.all([1, 2].map(() => startReal(up, {
-    postgres: pg, test, dataDir: join(tempDir(), 'data'),
+    postgres: pg, test, config, dataDir: join(tempDir(), 'data'),
     env: { DATABASE_URL: url, CLAUDEGATE_DATABASE_CONNECT_TIMEOUT_MS: '500' },
   })));
   started.push(...servers);
@@ -104,8 +106,8 @@ test('a server is killed in mid-answer: another takes over after the lease', LIM
   const killed = Date.now();
   await eventually(async () =>
     (await ask(two, 'native', 'hello', { key: own, headers })).status === 200,
-  { ms: LEASE_MS + 5000, every: 250 });
-  assert.ok(Date.now() - killed < LEASE_MS + 3000);
+  { ms: LEASE_MS + DOUBT_MS + 5000, every: 250 });
+  assert.ok(Date.now() - killed < LEASE_MS + DOUBT_MS + 3000);
   assert.equal(await calls(), 2);
 });
 
@@ -117,6 +119,22 @@ test('a turn that takes longer than the lease keeps its key', LIMIT, async () =>
   const other = await patient(b, 'native', { headers });
   assert.equal(other.text, (await running).text);
   assert.equal(await calls(), 1);
+});
+
+test('a turn that takes longer than answers are kept', LIMIT, async (t) => {
+  const [one, two] = await fleet(t, { idempotency: { ttl: 3 } });
+  const { key: own } = await one.createKey();
+  await up.script(say('slow', { delay_ms: 6000 }));
+  const headers = fresh();
+  const running = ask(one, 'native', 'hello', { key: own, headers });
+  await up.waitFor((list) => list.length === 1);
+  await sleep(4000);
+  const other = await patient(two, 'native', { key: own, headers });
+  assert.equal(other.text, (await running).text);
+  assert.equal(await calls(), 1);
+  await sleep(3500);
+  assert.equal(replayed(await ask(two, 'native', 'hello', { key: own, headers })), undefined);
+  assert.equal(await calls(), 2);
 });
 
 test('the database is away: 503, and no second run', LIMIT, async () => {
@@ -164,4 +182,21 @@ test('the database goes away in mid-answer: stored when it is back', LIMIT, asyn
   }, { ms: 20_000, every: 200 });
   assert.equal(await calls(), 1);
   assert.equal(elsewhere.text, first.text);
+});
+
+test('the database is away for longer than the lease: still one turn', LIMIT, async () => {
+  await up.script(say('slow', { delay_ms: LEASE_MS + 10_000 }));
+  const headers = fresh();
+  const running = ask(a, 'native', 'hello', { key, headers });
+  await up.waitFor((list) => list.length === 1);
+  await pg.control('stop');
+  await sleep(LEASE_MS + 3500); // from the last renewal on
+  await pg.control('start');
+  const other = await eventually(async () => {
+    const reply = await ask(b, 'native', 'hello', { key, headers });
+    assert.ok([200, 409, 503].includes(reply.status), reply.text);
+    return reply.status === 200 && reply;
+  }, { ms: 30_000, every: 20 });
+  assert.equal(other.text, (await running).text);
+  assert.equal(await calls(), 1);
 });

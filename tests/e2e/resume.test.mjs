@@ -216,6 +216,22 @@ test('all streams together are bounded: the oldest finished one goes first', LIM
   assert.deepEqual([...statuses].sort().reverse(), statuses);
 });
 
+test('one that is being read goes after those that nobody reads', LIMIT, async (t) => {
+  const MIB = 1 << 20;
+  const small = await start({
+    test: t, config: { resume: { max_bytes: 8 * MIB, max_total_bytes: 9 * MIB } },
+  });
+  await up.script([say('word '.repeat(20_000)), say('word '.repeat(4000), { repeat: -1 })]);
+  const stream = await ask(small, 'chat', 'hello', { stream: true, headers: RESUMABLE });
+  const [first, ...others] = events(stream.text);
+  const reads = await open(small, 'chat', '', { body: '', headers: { 'last-event-id': idOf(first) } });
+  for (let i = 0; i < 4; i++) await ask(small, 'chat', 'hello', { stream: true, headers: RESUMABLE });
+  assert.ok(await small.metrics('claudegate_replay_bytes') <= 9 * MIB);
+  let text = '';
+  for await (const chunk of reads.setEncoding('utf8')) text += chunk;
+  assert.equal(events(text).join(''), others.join(''));
+});
+
 test('streams that did not ask for it cost nothing and end with their client', LIMIT, async () => {
   await eventually(async () => await detached() === 0);
   const records = await gw.metrics('claudegate_replay_records');
@@ -246,6 +262,31 @@ test('a stop does not wait for a client that is away', LIMIT, async (t) => {
   assert.ok(Date.now() - before < 3000, 'nobody could come back to this server');
   const rows = await first.usageRows();
   assert.deepEqual(rows.map((row) => row.status_code), [499]);
+});
+
+test('a stop lets a client that has come back read on', LIMIT, async (t) => {
+  const first = await start({ test: t });
+  await up.script(say('word '.repeat(30), { word_delay_ms: 50 }));
+  const seen = await readAndLeave(await open(first, 'chat', 'hello', { headers: RESUMABLE }), 3);
+  const back = resume(first, 'chat', idOf(seen.at(-1)));
+  await eventually(async () => await first.metrics('claudegate_replay_followers') === 1);
+  await first.stop();
+  assert.match((await back).text, /data: \[DONE\]\n\n$/);
+});
+
+test('one that never reads what is over is cut off', LIMIT, async (t) => {
+  const hasty = await start({
+    test: t, config: { resume: { grace: 1 }, server: { idle_timeout: 1 } },
+  });
+  await up.script(say('word '.repeat(10_000)));
+  const stream = await ask(hasty, 'chat', 'hello', { stream: true, headers: RESUMABLE });
+  const response = await open(hasty, 'chat', '', {
+    body: '', headers: { 'last-event-id': idOf(events(stream.text)[0]) },
+  });
+  response.on('error', () => {}).pause();
+  assert.equal(await hasty.metrics('claudegate_replay_followers'), 1);
+  await eventually(async () => await hasty.metrics('claudegate_replay_records') === 0,
+    { ms: 20_000 });
 });
 
 test('waiting in the queue, then resumed', LIMIT, async (t) => {

@@ -277,6 +277,36 @@ static void test_record_slow_follower(void **state)
     ended(fx, slow, rec);
 }
 
+/* Over, but one of its clients does not read: that one is cut off, and no other. */
+static void test_record_stalled_follower(void **state)
+{
+    enum { PIECE = 60000, PIECES = 100 };
+    struct fx *fx = *state;
+    struct watch w = {0};
+    struct http_record *rec;
+    AUTO(free_charp) char *piece = x_malloc(PIECE);
+    memset(piece, 'x', PIECE);
+    fx->opts.idle_timeout_s = 1;
+    fx_start(fx);
+    hang_up(hold_recorded(fx, (size_t)(PIECES + 1) * PIECE, true, &w, &rec));
+    WAIT(fx, w.alone);
+    http_sse_begin(fx->held);
+    events(fx->held, 1, 1);
+    struct client *stalled = hold_follower(fx, rec, 1), *reads = hold_follower(fx, rec, 1);
+    for (int i = 0; i < PIECES; i++)
+        http_sse_event(fx->held, NULL, str_n(piece, PIECE));
+    http_stream_end(fx->held);
+    int64_t start = clock_mono_ms();
+    assert_int_equal(http_record_followers(rec), 2);
+    WAIT(fx, (collect(reads), http_record_cut_stalled(rec), http_record_followers(rec) == 0));
+    assert_true(clock_mono_ms() - start >= 1000);
+    AUTO(free_charp) char *rest = whole_stream(reads);
+    assert_true(strlen(rest) > (size_t)PIECES * PIECE);
+    expect_eof(stalled);
+    hang_up(stalled);
+    ended(fx, reads, rec);
+}
+
 static void check_plain(struct fx *fx, int status, bool good)
 {
     struct watch w = {0};
@@ -324,7 +354,8 @@ static void test_record_plain_too_long(void **state)
     struct client *waits = hold_follower(fx, rec, 0);
     http_reply(fx->held, 200, "text/plain", STR("five!"));
     expect_body(c, 200, "five!");
-    expect_reply(waits, 409);
+    struct reply r = expect_reply(waits, 409);
+    assert_true(str_eq_c(header(&r, "x-should-retry"), "false"));
     assert_false(http_record_is_whole(rec));
     hang_up(waits);
     ended(fx, c, rec);

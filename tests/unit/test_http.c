@@ -597,6 +597,7 @@ int main(int argc, char **argv)
         LIVE(test_record_before_first_event),
         LIVE(test_record_bound),
         LIVE(test_record_slow_follower),
+        OWN(test_record_stalled_follower),
         LIVE(test_record_plain),
         LIVE(test_record_plain_too_long),
         LIVE(test_record_failed_stream),

@@ -1065,8 +1065,29 @@ static void test_reply_claims(void **state)
     assert_int_equal(got.count, 1);
     b.now = 1015;
     assert_int_equal(claim_reply(fx, &b), 0);
-    b.now = 1020; /* the lease has run out */
-    b.lease_until = 1030;
+    DO(reply_doubt(fx->db, REPLY_ID, 1019, 1030, got_count, &got));
+    assert_int_equal(got.count, 0);
+    b.now = 1020; /* the lease has run out: its owner is given time to say that it is there */
+    b.lease_until = 1060;
+    assert_int_equal(claim_reply(fx, &b), 0);
+    assert_int_equal(find_reply(fx, 1020).row.lease_until, 1020);
+    DO(reply_doubt(fx->db, REPLY_ID, 1020, 1030, got_count, &got));
+    assert_int_equal(got.count, 1);
+    assert_int_equal(find_reply(fx, 1020).row.lease_until, -1030);
+    DO(reply_doubt(fx->db, REPLY_ID, 1029, 1039, got_count, &got)); /* once */
+    assert_int_equal(got.count, 0);
+    b.now = 1029;
+    assert_int_equal(claim_reply(fx, &b), 0);
+    a.lease_until = 1040; /* it is */
+    a.expires_at = 1200;
+    DO(reply_renew(fx->db, &a, got_count, &got));
+    assert_int_equal(got.count, 1);
+    b.now = 1039;
+    assert_int_equal(claim_reply(fx, &b), 0);
+    assert_true(find_reply(fx, 1199).found); /* what runs does not expire */
+    DO(reply_doubt(fx->db, REPLY_ID, 1040, 1050, got_count, &got));
+    assert_int_equal(got.count, 1);
+    b.now = 1050; /* it is not */
     assert_int_equal(claim_reply(fx, &b), 1);
     DO(reply_renew(fx->db, &a, got_count, &got));
     assert_int_equal(got.count, 0);
@@ -1074,7 +1095,7 @@ static void test_reply_claims(void **state)
     assert_int_equal(got.count, 0);
     DO(reply_drop(fx->db, &a, got_count, &got));
     assert_int_equal(got.count, 0);
-    struct got_reply r = find_reply(fx, 1021);
+    struct got_reply r = find_reply(fx, 1051);
     assert_true(r.found && r.row.state == REPLY_RUNNING);
     assert_string_equal(r.row.request_id, "req_2");
     DO(reply_drop(fx->db, &b, got_count, &got));
