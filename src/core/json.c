@@ -20,12 +20,13 @@ json_t *json_parse(struct str text, struct err *err)
 /* 15 digits are always right, 17 always enough. */
 static void write_real(struct buf *b, double v)
 {
-    char text[32] = "0";
-    double again = 0;
-    for (int digits = 15; digits <= 17 && (again < v || again > v); digits++) {
+    char text[32];
+    double again;
+    int digits = 15;
+    do {
         snprintf(text, sizeof(text), "%.*g", digits, v);
         again = strtod(text, NULL);
-    }
+    } while ((again < v || again > v) && ++digits <= 17);
     buf_adds(b, text);
     if (!strpbrk(text, ".e"))
         buf_adds(b, ".0"); /* it stays a real */

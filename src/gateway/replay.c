@@ -545,15 +545,14 @@ void replays_enter(struct replays *rs, struct http_req *req)
 {
     struct replay_wish w;
     struct err err;
-    if (!http_req_is_paid(req))
-        http_req_proceed(req);
-    else if (replay_read(req, &w, &err) != 0)
+    bool paid = http_req_is_paid(req);
+    if (paid && replay_read(req, &w, &err) != 0)
         http_reply_error(req, &err);
-    else if (w.resumes[0])
+    else if (paid && w.resumes[0])
         resume(rs, req, &w);
-    else if (w.key[0])
+    else if (paid && w.key[0])
         run_once(rs, req, str_c(w.key));
-    else if (w.resumable)
+    else if (paid && w.resumable)
         run(new_replay(rs, req), req);
     else
         http_req_proceed(req);

@@ -55,6 +55,7 @@ static void answer_waiters(struct list *waiters, const struct err *err)
     struct node *n;
     while ((n = list_pop_front(waiters))) {
         struct waiter *w = container_of(n, struct waiter, node);
+        /* NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage): it cannot follow the list */
         w->done(w->ctx, NULL, err);
         free(w);
     }

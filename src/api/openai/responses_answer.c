@@ -99,8 +99,7 @@ static json_t *usage_of(const json_t *head, const json_t *content)
     return json_pack("{s:I, s:{s:I}, s:I, s:{s:I}, s:I}", "input_tokens", (json_int_t)u.prompt,
                      "input_tokens_details", "cached_tokens", (json_int_t)u.cached, "output_tokens",
                      (json_int_t)u.completion, "output_tokens_details", "reasoning_tokens",
-                     (json_int_t)u.reasoning, "total_tokens",
-                     (json_int_t)u.prompt + u.completion);
+                     (json_int_t)u.reasoning, "total_tokens", (json_int_t)u.prompt + u.completion);
 }
 
 /* Why it is not all there is; NULL = it is. */
