@@ -225,7 +225,7 @@ static int read_body(const json_t *body, struct chat_request *r, struct err *err
     if (!json_is_object(body))
         return err_set(err, ERR_INVALID, "The request body must be a JSON object");
     if (check_names(body, err) != 0 || read_model(body, r, err) != 0 ||
-        read_numbers(body, r, err) != 0)
+        read_numbers(body, r, err) != 0 || body_check_owned(body, err) != 0)
         return -1;
     if (top_mark && !json_is_null(top_mark) && body_mark(top_mark, &mark_at, &marks, err) != 0)
         return -1;
@@ -268,7 +268,8 @@ int messages_check_count(struct str body, char **ret_model, struct err *err)
         return -1;
     if (!json_is_object(root))
         return err_set(err, ERR_INVALID, "The request body must be a JSON object");
-    if (check_names(root, err) != 0 || read_model(root, &r, err) != 0)
+    if (check_names(root, err) != 0 || body_check_owned(root, err) != 0 ||
+        read_model(root, &r, err) != 0)
         return -1;
     *ret_model = r.model;
     return 0;
