@@ -190,6 +190,17 @@ test('large bodies that come at the same time cost little to take in, also of no
   assert.ok(used < 4, `${used} s of CPU`); // when each piece was looked for from the body's beginning: 15 and more
 });
 
+test('a body of millions of small values is refused before it is built, by each API', async () => {
+  const nothing = `[${'{},'.repeat(2_000_000)}{}]`; // half a gigabyte in memory
+  const body = `{"model":"${MODEL}","max_tokens":9,"tools":[{"name":"t","input_schema":{"enum":${nothing}}}],"messages":[{"role":"user","content":"x"}]}`;
+  const headers = { authorization: `Bearer ${await gw.key()}`, 'content-type': 'application/json', 'anthropic-version': '2023-06-01' };
+  for (const path of ['/v1/messages', '/v1/messages/count_tokens', '/v1/chat/completions', '/v1/responses', '/api/chat']) {
+    const reply = await fetch(gw.url + path, { method: 'POST', headers, body });
+    assert.equal(reply.status, 413, path);
+    assert.match(await reply.text(), /more than 1000000 commas and opening brackets/);
+  }
+});
+
 test('a history of 1,000 messages goes around the program; its beginning did not', async () => {
   const list = (n) => Array.from({ length: n }, (_, i) => (i % 2 ? assistant : user)(`/clear ${i}`));
   for (const [n, told] of [[41, true], [43, false], [1001, false]]) {

@@ -252,7 +252,7 @@ struct chat_request *messages_parse_text(struct str body, struct err *err)
         err_set(err, ERR_TOO_LARGE, "Request exceeds the maximum size");
         return NULL;
     }
-    AUTO(json_unref_p) json_t *root = json_parse(body, err);
+    AUTO(json_unref_p) json_t *root = json_parse_foreign(body, err);
     if (json_is_object(root) && !json_object_get(root, "max_tokens")) {
         place_err(NULL, "max_tokens", err, "Field required");
         return NULL;
@@ -262,7 +262,7 @@ struct chat_request *messages_parse_text(struct str body, struct err *err)
 
 int messages_check_count(struct str body, char **ret_model, struct err *err)
 {
-    AUTO(json_unref_p) json_t *root = json_parse(body, err);
+    AUTO(json_unref_p) json_t *root = json_parse_foreign(body, err);
     struct chat_request r = {0};
     if (!root)
         return -1;

@@ -90,7 +90,7 @@ static json_t *parse_arguments(struct str text, struct err *err)
 {
     if (openai_is_blank(text))
         return json_object();
-    json_t *j = json_parse(text, err);
+    json_t *j = json_parse_foreign(text, err);
     if (j && json_is_object(j))
         return j;
     json_decref(j);
