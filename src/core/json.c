@@ -17,8 +17,7 @@ json_t *json_parse(struct str text, struct err *err)
     return j;
 }
 
-/* Of commas and opening brackets, those in strings apart. */
-static size_t count_marks(struct str text)
+size_t json_marks(struct str text)
 {
     size_t count = 0;
     for (size_t i = 0; i < text.len; i++) {
@@ -34,7 +33,7 @@ static size_t count_marks(struct str text)
 
 json_t *json_parse_foreign(struct str text, struct err *err)
 {
-    if (text.len <= JSON_MARKS_MAX || count_marks(text) <= JSON_MARKS_MAX)
+    if (text.len <= JSON_MARKS_MAX || json_marks(text) <= JSON_MARKS_MAX)
         return json_parse(text, err);
     err_set(err, ERR_TOO_LARGE, "the JSON has more than %d commas and opening brackets",
             JSON_MARKS_MAX);

@@ -21,6 +21,8 @@ json_t *json_parse(struct str text, struct err *err);
  * commas and opening brackets, before anything is built. Three bytes "{}," take 250 in memory. */
 #define JSON_MARKS_MAX 1000000
 json_t *json_parse_foreign(struct str text, struct err *err);
+/* So many there are, those in strings apart; the text need not be JSON. */
+size_t json_marks(struct str text);
 /* Compact dump appended to b. A real number has as few digits as say exactly the same value: what
  * came as 0.1 goes out as 0.1. */
 void json_write(struct buf *b, const json_t *j);

@@ -199,6 +199,11 @@ test('a body of millions of small values is refused before it is built, by each 
     assert.equal(reply.status, 413, path);
     assert.match(await reply.text(), /more than 1000000 commas and opening brackets/);
   }
+  const calls = Array.from({ length: 3 }, (_, i) => ({ id: `c${i}`, type: 'function',
+    function: { name: 't', arguments: `{"a":[${'{},'.repeat(200_000)}{}]}` } }));
+  const reply = await fetch(`${gw.url}/v1/chat/completions`, { method: 'POST', headers, body: JSON.stringify({ model: MODEL,
+    messages: [{ role: 'user', content: 'x' }, { role: 'assistant', tool_calls: calls }, ...calls.map(({ id }) => ({ role: 'tool', tool_call_id: id, content: 'y' }))] }) });
+  assert.equal(reply.status, 413, 'JSON within strings counts, all together');
 });
 
 test('a history of 1,000 messages goes around the program; its beginning did not', async () => {
