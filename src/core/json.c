@@ -17,6 +17,29 @@ json_t *json_parse(struct str text, struct err *err)
     return j;
 }
 
+size_t json_marks(struct str text)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < text.len; i++) {
+        char c = text.p[i];
+        count += c == ',' || c == '[' || c == '{';
+        if (c != '"')
+            continue;
+        for (i++; i < text.len && text.p[i] != '"'; i++)
+            i += text.p[i] == '\\';
+    }
+    return count;
+}
+
+json_t *json_parse_foreign(struct str text, struct err *err)
+{
+    if (text.len <= JSON_MARKS_MAX || json_marks(text) <= JSON_MARKS_MAX)
+        return json_parse(text, err);
+    err_set(err, ERR_TOO_LARGE, "the JSON has more than %d commas and opening brackets",
+            JSON_MARKS_MAX);
+    return NULL;
+}
+
 /* 15 digits are always right, 17 always enough. */
 static void write_real(struct buf *b, double v)
 {

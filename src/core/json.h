@@ -17,6 +17,12 @@ void json_unref_p(json_t **j);
 /* Strict parse of one value: depth-limited by jansson (2048), duplicate names refused, trailing
  * text refused. NULL + err (ERR_INVALID, "line L column C: why") on failure. New reference. */
 json_t *json_parse(struct str text, struct err *err);
+/* The same of a text that anybody may have written: ERR_TOO_LARGE with more than JSON_MARKS_MAX
+ * commas and opening brackets, before anything is built. Three bytes "{}," take 250 in memory. */
+#define JSON_MARKS_MAX 1000000
+json_t *json_parse_foreign(struct str text, struct err *err);
+/* So many there are, those in strings apart; the text need not be JSON. */
+size_t json_marks(struct str text);
 /* Compact dump appended to b. A real number has as few digits as say exactly the same value: what
  * came as 0.1 goes out as 0.1. */
 void json_write(struct buf *b, const json_t *j);

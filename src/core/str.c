@@ -25,6 +25,12 @@ bool str_starts(struct str s, const char *prefix)
     return s.len >= n && (n == 0 || memcmp(s.p, prefix, n) == 0);
 }
 
+bool str_ends(struct str s, const char *suffix)
+{
+    size_t n = strlen(suffix);
+    return s.len >= n && memcmp(s.p + s.len - n, suffix, n) == 0;
+}
+
 struct str str_trim(struct str s)
 {
     while (s.len && (s.p[0] == ' ' || s.p[0] == '\t')) {

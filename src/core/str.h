@@ -28,6 +28,7 @@ bool str_eq(struct str a, struct str b);
 bool str_eq_c(struct str a, const char *b);
 bool str_ieq_c(struct str a, const char *b); /* ASCII case folded */
 bool str_starts(struct str s, const char *prefix);
+bool str_ends(struct str s, const char *suffix);
 struct str str_trim(struct str s); /* spaces and tabs at both ends */
 /* Splits s at the first sep: returns the part before, s becomes the part after ("" at the end). */
 struct str str_split(struct str *s, char sep);

@@ -66,12 +66,15 @@ static void drop_input(struct http_conn *c)
 
 /* --- reading --------------------------------------------------------------------------- */
 
-/* Shows the last n bytes of the input to the guard. */
+/* Shows the last n bytes of the input to the guard. To find them means to walk through the whole
+ * input, which holds the body until it is complete, in pieces of 4 KiB: so not for each of them. */
 static void scan(struct http_conn *c, size_t n)
 {
     struct evbuffer *in = bufferevent_get_input(c->bev);
     struct evbuffer_ptr at;
     enum guard_result result = GUARD_MORE;
+    if (guard_skip_body(&c->guard, n))
+        return;
     BUG_ON(evbuffer_ptr_set(in, &at, evbuffer_get_length(in) - n, EVBUFFER_PTR_SET) != 0);
     while (n > 0 && result == GUARD_MORE) {
         struct evbuffer_iovec v;

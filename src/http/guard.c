@@ -396,3 +396,11 @@ enum guard_result guard_feed(struct guard *g, const char *bytes, size_t n, size_
         return GUARD_REFUSED;
     return g->state == S_DONE ? GUARD_DONE : GUARD_MORE;
 }
+
+bool guard_skip_body(struct guard *g, size_t n)
+{
+    if ((g->state != S_BODY && g->state != S_CHUNK_DATA) || g->left <= n)
+        return false;
+    take_body(g, n, g->state);
+    return true;
+}

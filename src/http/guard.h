@@ -112,6 +112,9 @@ void guard_reset(struct guard *g); /* ready for the next request */
  * with GUARD_DONE the rest is the next request's; after GUARD_REFUSED it means nothing. Final
  * results repeat. */
 enum guard_result guard_feed(struct guard *g, const char *bytes, size_t n, size_t *ret_used);
+/* True when the next n bytes are of the body, and not its last: they are counted and need not be
+ * shown, whatever they are. */
+bool guard_skip_body(struct guard *g, size_t n);
 
 /* guard_field.c: the name of a header line is complete, in g->word; judges one complete header line
  * of a field that matters, and the whole head. */

@@ -36,7 +36,7 @@ static struct metric cooling_seconds = {
 bool host_is_loopback(const char *host)
 {
     return strcmp(host, "localhost") == 0 || strcmp(host, "[::1]") == 0 ||
-           strncmp(host, "127.", 4) == 0;
+           (strncmp(host, "127.", 4) == 0 && host[strspn(host, "0123456789.")] == '\0');
 }
 
 static char *url_part(CURLU *url, CURLUPart part)

@@ -172,3 +172,48 @@ test('30 MB of conversation, and no more than the API takes', async () => {
   assert.equal(more.status, 413);
   assert.equal((await up.stats()).calls, 1);
 });
+
+/** Seconds of CPU that the server's own process has used so far. */
+function cpuOf(server) {
+  const stat = readFileSync(`/proc/${server.pid}/stat`, 'utf8');
+  const [user, system] = stat.slice(stat.lastIndexOf(')') + 2).split(' ').slice(11, 13).map(Number);
+  return (user + system) / 100;
+}
+
+test('large bodies that come at the same time cost little to take in, also of nobody\'s key', async () => {
+  const body = Buffer.alloc(30 << 20, ' ');
+  const before = cpuOf(gw);
+  const replies = await Promise.all(Array.from({ length: 8 }, () => fetch(`${gw.url}/v1/messages`, { method: 'POST', body,
+    headers: { 'x-api-key': 'sk-cg-none', 'anthropic-version': '2023-06-01', 'content-type': 'application/json' } })));
+  assert.deepEqual(replies.map((r) => r.status), Array(8).fill(401));
+  const used = cpuOf(gw) - before;
+  assert.ok(used < 4, `${used} s of CPU`); // when each piece was looked for from the body's beginning: 15 and more
+});
+
+test('a body of millions of small values is refused before it is built, by each API', async () => {
+  const nothing = `[${'{},'.repeat(2_000_000)}{}]`; // half a gigabyte in memory
+  const body = `{"model":"${MODEL}","max_tokens":9,"tools":[{"name":"t","input_schema":{"enum":${nothing}}}],"messages":[{"role":"user","content":"x"}]}`;
+  const headers = { authorization: `Bearer ${await gw.key()}`, 'content-type': 'application/json', 'anthropic-version': '2023-06-01' };
+  for (const path of ['/v1/messages', '/v1/messages/count_tokens', '/v1/chat/completions', '/v1/responses', '/api/chat']) {
+    const reply = await fetch(gw.url + path, { method: 'POST', headers, body });
+    assert.equal(reply.status, 413, path);
+    assert.match(await reply.text(), /more than 1000000 commas and opening brackets/);
+  }
+  const calls = Array.from({ length: 3 }, (_, i) => ({ id: `c${i}`, type: 'function',
+    function: { name: 't', arguments: `{"a":[${'{},'.repeat(200_000)}{}]}` } }));
+  const reply = await fetch(`${gw.url}/v1/chat/completions`, { method: 'POST', headers, body: JSON.stringify({ model: MODEL,
+    messages: [{ role: 'user', content: 'x' }, { role: 'assistant', tool_calls: calls }, ...calls.map(({ id }) => ({ role: 'tool', tool_call_id: id, content: 'y' }))] }) });
+  assert.equal(reply.status, 413, 'JSON within strings counts, all together');
+});
+
+test('a history of 1,000 messages goes around the program; its beginning did not', async () => {
+  const list = (n) => Array.from({ length: n }, (_, i) => (i % 2 ? assistant : user)(`/clear ${i}`));
+  for (const [n, told] of [[41, true], [43, false], [1001, false]]) {
+    await up.reset();
+    const body = ask(list(n), { system: 's', tools });
+    assert.equal((await post(gw, '/v1/messages', body)).status, 200);
+    const requests = await up.requests();
+    assert.equal(requests.length, 1);
+    assert.deepEqual(asAsked(requests[0].body, { told }), asWritten(body));
+  }
+});

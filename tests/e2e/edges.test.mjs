@@ -94,9 +94,9 @@ for (const api of Object.keys(paths)) {
 
 // --- histories -----------------------------------------------------------------------------------
 
-test('a history of 1,000 messages', async () => { // seconds: each is a turn that the program is told
+test('a history of 1,000 messages', async () => {
   const list = (n) => Array.from({ length: n }, (_, i) => ({ role: i % 2 ? 'assistant' : 'user', content: `m${i}` }));
-  for (const [api, name, length] of [['chat', 'messages', 1001], ['messages', 'messages', 101], ['responses', 'input', 101]]) {
+  for (const [api, name, length] of [['chat', 'messages', 1001], ['messages', 'messages', 1001], ['responses', 'input', 1001]]) {
     await up.reset();
     const messages = list(length), body = { [name]: messages };
     const { asked } = await passed(api, body);

@@ -44,7 +44,7 @@ const anthropic = {
     (asked) => assert.equal(asked.messages[0].content[0].text, 'words')],
   max_tokens: pass('max_tokens', 77),
   cache_control: pass('cache_control', { type: 'ephemeral' }),
-  container: pass('container', 'container_1'),
+  container: ['container_1', REFUSED],
   diagnostics: pass('diagnostics', { previous_message_id: 'msg_1' }),
   inference_geo: pass('inference_geo', 'us'),
   metadata: pass('metadata', { user_id: 'u-1' }),

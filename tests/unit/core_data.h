@@ -239,6 +239,28 @@ static void test_alnum_uses_the_whole_alphabet_evenly(void **state)
 
 /* --- json --------------------------------------------------------------------------------- */
 
+/* Small values are large in memory; what stands in strings is not. */
+static void test_json_of_others_is_bounded(void **state)
+{
+    (void)state;
+    static const char quoted[] = "\",[{\\\"\\\\\",";
+    for (size_t n = JSON_MARKS_MAX; n <= JSON_MARKS_MAX + 1; n++) {
+        AUTO(buf_release) struct buf b;
+        struct err err;
+        buf_init(&b, (size_t)4 * JSON_MARKS_MAX);
+        buf_addc(&b, '[');
+        buf_adds(&b, quoted);
+        for (size_t i = 2; i < n; i++) /* the bracket, and the comma behind the string */
+            buf_adds(&b, "1,");
+        buf_adds(&b, "1]");
+        AUTO(json_unref_p) json_t *bounded = json_parse_foreign(buf_str(&b), &err);
+        assert_int_equal(!bounded, n > JSON_MARKS_MAX);
+        assert_true(bounded || err.code == ERR_TOO_LARGE);
+        AUTO(json_unref_p) json_t *all = json_parse(buf_str(&b), &err);
+        assert_int_equal(json_array_size(all), n);
+    }
+}
+
 static void test_json_parse_is_strict(void **state)
 {
     static const char *const bad[] = {

@@ -10,12 +10,13 @@
 #include "cli/protocol.h"
 #include "upstream/rewrite.h"
 
-#define HEAD  "{\"model\":\"claude-x\",\"max_tokens\":9,"
-#define ASK   "\"messages\":[{\"role\":\"user\",\"content\":\"q\"}]"
-#define USER  "{\"role\":\"user\",\"content\":"
-#define MODEL "{\"role\":\"assistant\",\"content\":"
-#define CALL  "{\"type\":\"tool_use\",\"id\":\"t1\",\"name\":\"f\",\"input\":{\"a\":1.5}}"
-#define MARK  "\"cache_control\":{\"type\":\"ephemeral\"}"
+#define HEAD      "{\"model\":\"claude-x\",\"max_tokens\":9,"
+#define ASK       "\"messages\":[{\"role\":\"user\",\"content\":\"q\"}]"
+#define USER      "{\"role\":\"user\",\"content\":"
+#define MODEL     "{\"role\":\"assistant\",\"content\":"
+#define CALL      "{\"type\":\"tool_use\",\"id\":\"t1\",\"name\":\"f\",\"input\":{\"a\":1.5}}"
+#define KEPT_FILE "{\"type\":\"file\",\"file_id\":\"f\"}"
+#define MARK      "\"cache_control\":{\"type\":\"ephemeral\"}"
 
 static struct chat_request *parse_good(const char *body)
 {
@@ -170,6 +171,26 @@ static const struct {
      "messages.0.content.0.cache_control.type: Input should be 'ephemeral'"},
     {HEAD "\"messages\":[" USER "\"x\"}," MODEL "[" CALL "," CALL "]}," USER "\"y\"}]}",
      "messages.1.content.1: `tool_use` ids must be unique"},
+    /* what lies in the operator's account */
+    {HEAD "\"messages\":[" USER "[{\"type\":\"image\",\"source\":" KEPT_FILE "}]}]}",
+     "messages.0.content.0.source.file_id: is not supported by this server"},
+    {HEAD "\"messages\":[" USER "\"x\"}," MODEL "[" CALL "]}," USER
+          "[{\"type\":\"tool_result\",\"tool_use_id\":\"t1\",\"content\":[{\"type\":\"document\","
+          "\"source\":" KEPT_FILE "}]}]}]}",
+     "messages.2.content.0.content.0.source.file_id: is not supported by this server"},
+    {HEAD "\"messages\":[" USER "[{\"type\":\"container_upload\",\"file_id\":\"f\"}]}]}",
+     "messages.0.content.0.file_id: is not supported by this server"},
+    {HEAD "\"messages\":[" USER "[{\"type\":\"hologram\",\"a\":[{\"file_id\":\"f\"}]}]}]}",
+     "messages.0.content.0.a.0.file_id: is not supported by this server"},
+    {HEAD "\"messages\":[" USER "\"x\"}," MODEL "[{\"type\":\"new_tool_result\",\"content\":["
+          "{\"type\":\"document\",\"source\":" KEPT_FILE "}]}]}," USER "\"y\"}]}",
+     "messages.1.content.0.content.0.source.file_id: is not supported by this server"},
+    {HEAD ASK ",\"system\":[{\"type\":\"document\",\"source\":" KEPT_FILE "}]}",
+     "system.0.source.file_id: is not supported by this server"},
+    {HEAD ASK ",\"container\":\"c\"}", "container: is not supported by this server"},
+    {HEAD ASK ",\"container\":{\"id\":\"c\"}}", "container.id: is not supported by this server"},
+    {HEAD ASK ",\"container\":{\"skills\":[{\"type\":\"anthropic\"},{\"type\":\"custom\"}]}}",
+     "container.skills.1.type: Input should be 'anthropic'"},
 };
 
 static void what_is_refused(void **state)
@@ -181,6 +202,62 @@ static void what_is_refused(void **state)
         if (r || strncmp(err.msg, bad[i].message, strlen(bad[i].message)) != 0)
             fail_msg("%s: %s", bad[i].body, r ? "accepted" : err.msg);
         assert_int_equal(err.code, ERR_INVALID);
+    }
+}
+
+/* Where an id opens nothing, it passes: what a tool is called with, what one has told. */
+static void ids_that_open_nothing_pass(void **state)
+{
+    (void)state;
+    static const char *const good[] = {
+        HEAD "\"messages\":[" USER "\"x\"}," MODEL
+             "[{\"type\":\"tool_use\",\"id\":\"t1\",\"name\":\"f\",\"input\":" KEPT_FILE "}]}," USER
+             "[{\"type\":\"tool_result\",\"tool_use_id\":\"t1\"}]}]}",
+        HEAD
+        "\"messages\":[" USER "\"x\"}," MODEL
+        "[{\"type\":\"server_tool_use\",\"id\":\"s\",\"name\":\"n\",\"input\":{}},"
+        "{\"type\":\"code_execution_tool_result\",\"tool_use_id\":\"s\",\"content\":{\"content\":"
+        "[{\"type\":\"code_execution_output\",\"file_id\":\"f\"}]}},{\"type\":\"text\","
+        "\"text\":\"y\",\"citations\":[{\"file_id\":\"f\"}]}]}," USER "\"z\"}]}",
+        HEAD ASK ",\"container\":{\"id\":null,\"skills\":[{\"type\":\"anthropic\","
+                 "\"skill_id\":\"pptx\"}]}}",
+        HEAD ASK ",\"container\":null}",
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(good); i++)
+        chat_request_free(parse_good(good[i]));
+}
+
+/* Asked for a count of it, the API would tell how long somebody else's file is. */
+static void counts_know_the_same_rule(void **state)
+{
+    (void)state;
+    struct err err;
+    char *model = NULL;
+    static const char good[] = "{\"model\":\"m\",\"messages\":[" USER "\"x\"}]}";
+    static const char bad_one[] = "{\"model\":\"m\",\"messages\":[" USER
+                                  "[{\"type\":\"document\",\"source\":" KEPT_FILE "}]}]}";
+    assert_int_equal(messages_check_count(str_c(good), &model, &err), 0);
+    free(model);
+    assert_int_equal(messages_check_count(str_c(bad_one), &model, &err), -1);
+    assert_string_equal(err.field, "messages.0.content.0.source.file_id");
+}
+
+/* A history is told the program message by message, so a long one is not told. */
+static void long_histories_go_around_the_program(void **state)
+{
+    (void)state;
+    for (int history = 40; history <= 42; history += 2) {
+        struct buf b;
+        buf_init(&b, 16384);
+        buf_adds(&b, HEAD "\"messages\":[");
+        for (int i = 0; i < history / 2; i++)
+            buf_adds(&b, USER "\"x\"}," MODEL "\"y\"},");
+        buf_adds(&b, USER "\"z\"}]}");
+        struct chat_request *r = parse_good(buf_cstr(&b));
+        assert_int_equal(json_array_size(r->history), history == 40 ? 40 : 0);
+        assert_int_equal(json_array_size(r->messages), history == 40 ? 0 : 43);
+        chat_request_free(r);
+        buf_release(&b);
     }
 }
 
@@ -488,6 +565,9 @@ int main(void)
         cmocka_unit_test(the_programs_marks_go),
         cmocka_unit_test(the_clients_marks_stay),
         cmocka_unit_test(awkward_conversations_go_around_the_program),
+        cmocka_unit_test(long_histories_go_around_the_program),
+        cmocka_unit_test(ids_that_open_nothing_pass),
+        cmocka_unit_test(counts_know_the_same_rule),
         cmocka_unit_test(much_goes_around_the_program),
         cmocka_unit_test(a_systems_unknown_block_concerns_nobody_else),
         cmocka_unit_test(messages_take_the_place_of_the_programs),

@@ -52,6 +52,7 @@ static const struct CMUnitTest data_tests[] = {
     cmocka_unit_test(test_ids_are_unique),
     cmocka_unit_test(test_alnum_uses_the_whole_alphabet_evenly),
     cmocka_unit_test(test_json_parse_is_strict),
+    cmocka_unit_test(test_json_of_others_is_bounded),
     cmocka_unit_test(test_json_parse_values_and_nul),
     cmocka_unit_test(test_json_depth_is_limited),
     cmocka_unit_test(test_json_write_numbers),

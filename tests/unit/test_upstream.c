@@ -775,6 +775,7 @@ int main(void)
         cmocka_unit_test(limits_last_as_long_as_they_say),
         cmocka_unit_test(failures_double_the_pause),
         cmocka_unit_test(one_request_tries_what_was_refused),
+        cmocka_unit_test(which_hosts_are_this_machine),
         cmocka_unit_test(which_failures_may_differ),
         cmocka_unit_test(another_target_is_asked_at_once),
         cmocka_unit_test(an_early_error_goes_to_another_target),

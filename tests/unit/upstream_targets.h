@@ -206,6 +206,19 @@ static void one_request_tries_what_was_refused(void **state)
     }
 }
 
+/* What is taken for this machine gets the credential unencrypted, and past a proxy. */
+static void which_hosts_are_this_machine(void **state)
+{
+    (void)state;
+    static const char *const near[] = {"localhost", "127.0.0.1", "127.1.2.3", "[::1]"};
+    static const char *const far[] = {"127.example.com", "127.0.0.1.example.com", "10.0.0.1",
+                                      "::1"};
+    for (size_t i = 0; i < ARRAY_SIZE(near); i++)
+        assert_true(host_is_loopback(near[i]));
+    for (size_t i = 0; i < ARRAY_SIZE(far); i++)
+        assert_false(host_is_loopback(far[i]));
+}
+
 static void which_failures_may_differ(void **state)
 {
     (void)state;

@@ -143,7 +143,6 @@ static const struct block_rule blocks[] = {
     {"mcp_tool_result",
      IN_ASSISTANT,
      {ID, {"content", K_ANY, false, 0}, {"is_error", K_BOOL, false, 0}, CACHE}},
-    {"container_upload", IN_USER, {{"file_id", K_STRING, true, 0}, CACHE}},
 };
 
 static const struct block_rule sources[] = {
@@ -151,7 +150,6 @@ static const struct block_rule sources[] = {
     {"url", 0, {{"url", K_STRING, true, 0}}},
     {"text", 0, {{"media_type", K_STRING, true, 0}, {"data", K_STRING, true, 0}}},
     {"content", 0, {{"content", K_BLOCKS, true, IN_RESULT}}},
-    {"file", 0, {{"file_id", K_STRING, true, 0}}},
 };
 
 /* --- reading by them --------------------------------------------------------------------- */
@@ -232,7 +230,7 @@ static json_t *read_source(struct reader *r, const json_t *v, const struct place
         find_rule(sources, ARRAY_SIZE(sources), json_get_str(v, "type"));
     if (rule)
         return read_rule(r, rule, v, at);
-    place_err(at, "type", r->err, "Input should be 'base64', 'url', 'text', 'content' or 'file'");
+    place_err(at, "type", r->err, "Input should be 'base64', 'url', 'text' or 'content'");
     return NULL;
 }
 

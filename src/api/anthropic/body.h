@@ -41,6 +41,9 @@ json_t *body_content(const json_t *content, unsigned where, const struct place *
 MUST_USE int body_mark(const json_t *mark, const struct place *at, struct body_marks *marks,
                        struct err *err);
 
+/* owned.c: nothing in it names what lies in the operator's upstream account. */
+MUST_USE int body_check_owned(const json_t *body, struct err *err);
+
 /* A conversation; each is an array of {role, content}, owned. */
 struct body_conversation {
     json_t *given;  /* as the client gave it */

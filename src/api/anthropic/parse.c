@@ -225,7 +225,7 @@ static int read_body(const json_t *body, struct chat_request *r, struct err *err
     if (!json_is_object(body))
         return err_set(err, ERR_INVALID, "The request body must be a JSON object");
     if (check_names(body, err) != 0 || read_model(body, r, err) != 0 ||
-        read_numbers(body, r, err) != 0)
+        read_numbers(body, r, err) != 0 || body_check_owned(body, err) != 0)
         return -1;
     if (top_mark && !json_is_null(top_mark) && body_mark(top_mark, &mark_at, &marks, err) != 0)
         return -1;
@@ -252,7 +252,7 @@ struct chat_request *messages_parse_text(struct str body, struct err *err)
         err_set(err, ERR_TOO_LARGE, "Request exceeds the maximum size");
         return NULL;
     }
-    AUTO(json_unref_p) json_t *root = json_parse(body, err);
+    AUTO(json_unref_p) json_t *root = json_parse_foreign(body, err);
     if (json_is_object(root) && !json_object_get(root, "max_tokens")) {
         place_err(NULL, "max_tokens", err, "Field required");
         return NULL;
@@ -262,13 +262,14 @@ struct chat_request *messages_parse_text(struct str body, struct err *err)
 
 int messages_check_count(struct str body, char **ret_model, struct err *err)
 {
-    AUTO(json_unref_p) json_t *root = json_parse(body, err);
+    AUTO(json_unref_p) json_t *root = json_parse_foreign(body, err);
     struct chat_request r = {0};
     if (!root)
         return -1;
     if (!json_is_object(root))
         return err_set(err, ERR_INVALID, "The request body must be a JSON object");
-    if (check_names(root, err) != 0 || read_model(root, &r, err) != 0)
+    if (check_names(root, err) != 0 || body_check_owned(root, err) != 0 ||
+        read_model(root, &r, err) != 0)
         return -1;
     *ret_model = r.model;
     return 0;

@@ -308,7 +308,7 @@ struct chat_request *native_parse_chat(struct str body, struct err *err)
         err_set(err, ERR_TOO_LARGE, "The request body is larger than %zu bytes", BODY_MAX);
         return NULL;
     }
-    AUTO(json_unref_p) json_t *root = json_parse(body, err);
+    AUTO(json_unref_p) json_t *root = json_parse_foreign(body, err);
     if (!root || json_read_fields(root, fields, ARRAY_SIZE(fields), &b, err) != 0 ||
         check_model(b.model, err) != 0 || check_system(b.system, err) != 0 ||
         check_profile(&b, err) != 0 ||

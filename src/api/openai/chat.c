@@ -114,7 +114,7 @@ static struct chat_request *read_body(const struct gateway *g, struct http_req *
                                       struct err *err)
 {
     struct openai_env env = openai_env_of(g, req);
-    AUTO(json_unref_p) json_t *body = json_parse(http_req_body(req), err);
+    AUTO(json_unref_p) json_t *body = json_parse_foreign(http_req_body(req), err);
     AUTO(openai_request_release) struct openai_request t;
     openai_request_init(&t);
     if (!body || openai_chat_translate(body, &env, &t, err) != 0)

@@ -86,10 +86,16 @@ static void clean_id(struct str id, char out[65])
     out[n] = '\0';
 }
 
-static json_t *parse_arguments(struct str text, struct err *err)
+static json_t *parse_arguments(struct openai_request *r, struct str text, struct err *err)
 {
     if (openai_is_blank(text))
         return json_object();
+    r->argument_marks += json_marks(text);
+    if (r->argument_marks > JSON_MARKS_MAX) {
+        err_set(err, ERR_TOO_LARGE, "all arguments have more than %d commas and opening brackets",
+                JSON_MARKS_MAX);
+        return NULL;
+    }
     json_t *j = json_parse(text, err);
     if (j && json_is_object(j))
         return j;
@@ -102,7 +108,7 @@ int openai_add_call(struct openai_request *r, struct str id, struct str name, st
                     struct err *err)
 {
     char key[65];
-    json_t *input = parse_arguments(arguments, err);
+    json_t *input = parse_arguments(r, arguments, err);
     if (!input)
         return -1;
     if (id.len == 0)

@@ -24,7 +24,8 @@ struct openai_request {
     json_t *pending;                         /* tool calls that have no result yet: id -> true */
     const char *ignored[OPENAI_IGNORED_MAX]; /* constants */
     size_t ignored_count;
-    int64_t legacy_calls; /* so many ids were made for calls of the old kind, which have none */
+    size_t argument_marks; /* json_marks() of all calls' arguments, which are JSON within strings */
+    int64_t legacy_calls;  /* so many ids were made for calls of the old kind, which have none */
     bool stream, include_usage;
     bool legacy;       /* `functions`: the answer has function_call */
     bool answers_tool; /* the last message answers a tool */

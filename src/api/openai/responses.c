@@ -289,7 +289,7 @@ void openai_responses(struct http_req *req, void *ctx)
     *c = (struct call){.tag = CALL_TAG, .refs = 1, .g = g, .http = req};
     responses_request_init(&c->req);
     response_init(&c->answer);
-    c->body = json_parse(http_req_body(req), &err);
+    c->body = json_parse_foreign(http_req_body(req), &err);
     if (c->body && responses_read(c->body, &c->req, &err) == 0) {
         http_req_on_gone(req, on_gone, c);
         load_next(c);
