@@ -33,6 +33,7 @@ static void destroy(void *obj)
     struct ask *a = OBJ(obj, struct ask, ASK_TAG);
     buf_release(&a->body);
     buf_release(&a->answer);
+    meter_reset(&a->said);
     free(a->path);
     free(a->version);
     free(a->betas);
@@ -80,7 +81,7 @@ static int refused(struct ask *a, struct err *err)
     if (said->error_type[0] && said->error_message[0]) {
         snprintf(err->upstream_type, sizeof(err->upstream_type), "%.39s", said->error_type);
         err->upstream_at = strlen("Upstream answered 000: ");
-        err->upstream_error = said->error_json[0] ? said->error_json : NULL;
+        err->upstream_error = said->error_json;
     }
     return -1;
 }
@@ -111,7 +112,7 @@ static bool ask_elsewhere(struct ask *a, const struct exchange_end *end)
         return false;
     buf_clear(&a->answer);
     a->status = a->retry_after_s = a->should_retry = 0;
-    a->said = (struct meter){.final = false};
+    meter_reset(&a->said);
     send_question(a);
     return true;
 }

@@ -71,6 +71,7 @@ void turn_free(struct turn *t)
     json_decref(t->relay.params);
     json_decref(t->relay.system);
     json_decref(t->relay.messages);
+    free(t->relay.error_json);
     free(t->key_id);
     free(t->class_id);
     free(t->workspace);
@@ -246,7 +247,7 @@ static int upstream_status_error(const struct turn *t, int status, struct err *e
     if (!our_credential && r->error_type[0] && r->error_message[0]) {
         snprintf(err->upstream_type, sizeof(err->upstream_type), "%.39s", r->error_type);
         err->upstream_at = strlen("Upstream answered 000 : ") + strlen(r->error_type);
-        err->upstream_error = r->error_json[0] ? r->error_json : NULL;
+        err->upstream_error = r->error_json;
     }
     err->status = our_credential ? 502 : status;
     err->retry_after_s = r->retry_after_s;

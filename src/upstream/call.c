@@ -138,6 +138,8 @@ static void free_call(void *ctx)
     sse_scan_release(&call->scan);
     buf_release(&call->rewritten);
     buf_release(&call->collected);
+    meter_reset(&call->meter);
+    free(call->aside.error_json);
     free(call->path);
     call_headers_release(&call->headers);
     free(call);
@@ -334,7 +336,7 @@ static void forget_response(struct call *call)
     evhttp_clear_headers(evhttp_request_get_output_headers(call->req));
     evbuffer_drain(call->out, evbuffer_get_length(call->out));
     buf_clear(&call->collected);
-    call->meter = (struct meter){.final = false};
+    meter_reset(&call->meter);
     call->status = call->retry_after_s = call->should_retry = 0;
     call->is_sse = call->is_encoded = call->cut_off = false;
     call->content = call->early_error = false;
@@ -417,7 +419,7 @@ static void tell_error(struct call *call)
     const struct meter *m = &call->meter;
     snprintf(turn->error_type, sizeof(turn->error_type), "%s", m->error_type);
     snprintf(turn->error_message, sizeof(turn->error_message), "%s", m->error_message);
-    snprintf(turn->error_json, sizeof(turn->error_json), "%s", m->error_json);
+    x_replace(&turn->error_json, m->error_json);
 }
 
 static void note_error(struct call *call)

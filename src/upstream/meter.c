@@ -169,8 +169,15 @@ void meter_error(struct meter *m, struct str body)
         return;
     copy_text(m->error_type, sizeof(m->error_type), json_get_str(error, "type"));
     copy_text(m->error_message, sizeof(m->error_message), json_get_str(error, "message"));
-    size_t n = json_dumpb(error, m->error_json, sizeof(m->error_json) - 1, JSON_COMPACT);
-    m->error_json[n < sizeof(m->error_json) ? n : 0] = '\0';
+    x_replace(&m->error_json, NULL);
+    if (json_dumpb(error, NULL, 0, JSON_COMPACT) < METER_ERROR_MAX)
+        m->error_json = json_dumps(error, JSON_COMPACT);
+}
+
+void meter_reset(struct meter *m)
+{
+    free(m->error_json);
+    *m = (struct meter){.final = false};
 }
 
 int64_t meter_output(const struct meter *m)

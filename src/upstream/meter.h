@@ -6,6 +6,9 @@
 
 #include "core/buf.h"
 
+#define METER_ERROR_MAX 4096
+
+/* Zeroed to begin with. */
 struct meter {
     int64_t input_tokens, output_tokens, cache_creation_tokens, cache_read_tokens;
     uint64_t text_bytes; /* of text, thinking and tool input seen so far */
@@ -15,9 +18,11 @@ struct meter {
     char stop_reason[40];
     char error_type[48];
     char error_message[300];
-    char error_json[4096]; /* the whole object; "" = none, or longer */
+    char *error_json; /* owned, see meter_reset(): the whole object; NULL = none, or longer than
+                         METER_ERROR_MAX */
 };
 
+void meter_reset(struct meter *m); /* frees what it holds; it may be fed anew */
 /* One event of a stream. True: `ret_data` must replace its data, because it told a stop reason
  * after which the CLI would go on by itself. */
 bool meter_event(struct meter *m, struct str name, struct str data, struct buf *ret_data);

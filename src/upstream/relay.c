@@ -157,7 +157,8 @@ static void forget_last_call(struct relay_turn *turn)
     turn->status = turn->retry_after_s = turn->should_retry = 0;
     turn->failure = RELAY_OK;
     turn->stop_reason[0] = turn->upstream_request_id[0] = '\0';
-    turn->error_type[0] = turn->error_message[0] = turn->error_json[0] = '\0';
+    turn->error_type[0] = turn->error_message[0] = '\0';
+    x_replace(&turn->error_json, NULL);
 }
 
 void relay_begin_turn(struct relay *r, struct relay_turn *turn)

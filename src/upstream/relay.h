@@ -48,7 +48,6 @@ struct upstream_opts {
 struct upstream *upstream_new(struct loop *loop, const struct upstream_opts *opts, struct err *err);
 void upstream_free(struct upstream *up);
 
-#define RELAY_ERROR_MAX 4096
 
 /* What one turn wants changed in the upstream request, and what upstream told about it. Owned by
  * the caller, zeroed but for what goes in; must outlive the turn (until relay_end_turn), which
@@ -88,7 +87,7 @@ struct relay_turn {
     char upstream_request_id[64];
     char error_type[48]; /* error.type and error.message of the last non-2xx or `event: error` */
     char error_message[300];
-    char error_json[RELAY_ERROR_MAX]; /* the whole `error` object; "" = none, or too long */
+    char *error_json; /* the whole `error` object, the caller's to free; NULL = none, or too long */
     enum {
         RELAY_OK,
         RELAY_UNREACHABLE,

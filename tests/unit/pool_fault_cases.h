@@ -479,7 +479,7 @@ static void test_stop_with_everything_in_flight(void **state)
             event_base_loop(loop_base(rig.loop), EVLOOP_ONCE);
     }
     json_t *history = json_array();
-    for (int i = 0; i < 2000; i++)
+    for (int i = 0; i < 40000; i++)
         history_add(history, i % 2 ? "assistant" : "user", "history");
     struct turn_request req = {
         .key_id = "C", .model = MODEL, .request_id = "r", .history = history};

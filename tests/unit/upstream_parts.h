@@ -243,6 +243,7 @@ static void meter_hides_stops_and_keeps_errors(void **state)
                 &out);
     assert_string_equal(m.error_type, "overloaded_error");
     assert_string_equal(m.error_message, "Overloaded");
+    meter_reset(&m);
 }
 
 static void meter_cuts_long_text_between_characters(void **state)
@@ -258,6 +259,7 @@ static void meter_cuts_long_text_between_characters(void **state)
     meter_error(&m, buf_str(&body));
     assert_int_equal(strlen(m.error_message), 297); /* 99 characters of 3 bytes in 299 */
     assert_true(str_is_utf8(str_c(m.error_message)));
+    meter_reset(&m);
 }
 
 /* --- rewriting ----------------------------------------------------------------------------- */

@@ -347,6 +347,7 @@ static void rig_close(struct rig *rig)
 {
     cli_close(&rig->cli);
     relay_free(rig->relay);
+    free(rig->turn.error_json);
     upstream_free(rig->up);
     fake_release(&rig->fake);
     json_decref(rig->turn.params);
