@@ -48,7 +48,6 @@ struct upstream_opts {
 struct upstream *upstream_new(struct loop *loop, const struct upstream_opts *opts, struct err *err);
 void upstream_free(struct upstream *up);
 
-
 /* What one turn wants changed in the upstream request, and what upstream told about it. Owned by
  * the caller, zeroed but for what goes in; must outlive the turn (until relay_end_turn), which
  * adds what is still missing. Calls to count_tokens leave no trace here but in `calls`. */
