@@ -549,8 +549,9 @@ static void retries_wait_longer_each_time_and_end(void **state)
     assert_body(&rig, ERROR_JSON("overloaded_error", "m"));
     int64_t first = rig.fake.at_us[1] - rig.fake.at_us[0];
     int64_t second = rig.fake.at_us[2] - rig.fake.at_us[1];
-    assert_in_range(first, 39000, 2000000);
-    assert_in_range(second, 79000, 2000000);
+    /* 40 and 80 ms, less what the loop's own clock may lag when it sets a timer */
+    assert_in_range(first, 35000, 2000000);
+    assert_in_range(second, 75000, 2000000);
     assert_int_equal(rig.turn.retries, 2);
     assert_int_equal(rig.turn.status, 529);
     assert_true(metric_value("claudegate_upstream_retries_total") - before > 1.5);
